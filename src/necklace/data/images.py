@@ -1,0 +1,174 @@
+"""Images in memory, and what a source of images offers.
+
+Every source (generated or read from disk) hands out the same thing: all images of a split as one flat uint8 tensor,
+each at its native size. Nothing is warped or padded to make a rectangle of them; who needs one size asks for it.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Protocol
+
+import torch
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+SplitName = Literal["train", "val", "test"]
+SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """The images of one split.
+
+    Attributes:
+        pixels: uint8 `[sum(h * w * 3)]`, the images one after another, each `[h, w, 3]` RGB, row by row.
+        shapes: int64 `[N, 2]`, height and width of each image.
+        labels: int64 `[N]`.
+        names: One unique id for each image, such as its relative path or `train/17`.
+    """
+
+    pixels: torch.Tensor
+    shapes: torch.Tensor
+    labels: torch.Tensor
+    names: tuple[str, ...]
+
+    def __post_init__(self):
+        count = len(self.names)
+        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 1:
+            raise ValueError(f"pixels must be uint8 [P], not {self.pixels.dtype} {list(self.pixels.shape)}")
+        if self.shapes.dtype != torch.int64 or tuple(self.shapes.shape) != (count, 2):
+            raise ValueError(f"shapes must be int64 [{count}, 2], not {self.shapes.dtype} {list(self.shapes.shape)}")
+        if self.labels.dtype != torch.int64 or tuple(self.labels.shape) != (count,):
+            raise ValueError(f"labels must be int64 [{count}], not {self.labels.dtype} {list(self.labels.shape)}")
+        if count and int(self.shapes.min()) < 1:
+            raise ValueError("an image must be at least 1x1")
+        if int(self.offsets[-1]) != self.pixels.numel():
+            raise ValueError(f"shapes ask for {int(self.offsets[-1])} values, pixels hold {self.pixels.numel()}")
+        if len(set(self.names)) != count:
+            raise ValueError("names of images must be unique")
+
+    @classmethod
+    def build(cls, images: Iterable[torch.Tensor], labels: Sequence[int], names: Sequence[str]) -> "ImageSet":
+        """Put images into one set.
+
+        Args:
+            images: uint8 tensors, each `[h, w, 3]`.
+            labels: One class index for each image.
+            names: One unique id for each image.
+
+        Returns:
+            The set, with the images in the order given.
+        """
+        images = list(images)
+        return cls(
+            pixels=torch.cat([image.reshape(-1) for image in images] or [torch.empty(0, dtype=torch.uint8)]),
+            shapes=torch.tensor([image.shape[:2] for image in images], dtype=torch.int64).reshape(len(images), 2),
+            labels=torch.tensor(labels, dtype=torch.int64).reshape(len(labels)),
+            names=tuple(names),
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def offsets(self) -> torch.Tensor:
+        """int64 `[N + 1]`: image i is `pixels[offsets[i]:offsets[i + 1]]`."""
+        ends = (self.shapes.prod(1) * 3).cumsum(0)
+        return torch.cat([ends.new_zeros(1), ends])
+
+    @cached_property
+    def common_shape(self) -> tuple[int, int] | None:
+        """Height and width if all images share them, else None (None too for an empty set)."""
+        if not len(self) or not bool((self.shapes == self.shapes[0]).all()):
+            return None
+        return int(self.shapes[0, 0]), int(self.shapes[0, 1])
+
+    def image(self, index: int) -> torch.Tensor:
+        """Image `index` as a uint8 view `[h, w, 3]`; negative indices count from the end."""
+        count = len(self)
+        if not -count <= index < count:
+            raise IndexError(f"image {index} of a set of {count}")
+        index %= count
+        height, width = self.shapes[index].tolist()
+        return self.pixels[int(self.offsets[index]) : int(self.offsets[index + 1])].view(height, width, 3)
+
+    def resized(self, height: int, width: int) -> torch.Tensor:
+        """All images at one size.
+
+        Bilinear with antialiasing, image by image, so that an image's pixels do not depend on the others in the set.
+        Images that have the size already are copied untouched; when all have it, the result is a view of `pixels`.
+
+        Args:
+            height: Height of every image returned.
+            width: Width of every image returned.
+
+        Returns:
+            uint8 `[N, height, width, 3]`.
+        """
+        if height < 1 or width < 1:
+            raise ValueError(f"images cannot be resized to {height}x{width}: both sides must be at least 1")
+        if self.common_shape == (height, width):
+            return self.pixels.view(len(self), height, width, 3)
+        out = torch.empty((len(self), height, width, 3), dtype=torch.uint8)
+        for index in range(len(self)):
+            image = self.image(index)
+            if image.shape[:2] != (height, width):
+                image = transforms.resize_image(
+                    image.permute(2, 0, 1), [height, width], interpolation=InterpolationMode.BILINEAR, antialias=True
+                ).permute(1, 2, 0)
+            out[index] = image
+        return out
+
+    def digest(self) -> str:
+        """SHA-256 over shapes, labels, pixels and names: the identity of the content, in hexadecimal."""
+        digest = hashlib.sha256()
+        for part in (self.shapes, self.labels, self.pixels):
+            array = part.contiguous().numpy()
+            array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+            # The shape goes in first, so that two different splits of the same bytes into parts cannot collide.
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(array.reshape(-1).data)
+        for name in self.names:
+            # A file name on Linux is any bytes; Python shows the undecodable ones as surrogates.
+            encoded = name.encode("utf-8", "surrogateescape")
+            digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        return digest.hexdigest()
+
+    def select(self, indices: torch.Tensor | Sequence[int]) -> "ImageSet":
+        """The images at `indices` (distinct, int64 `[M]`), in that order, as a set of its own."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64).reshape(-1)
+        if self.common_shape is not None:
+            pixels = self.pixels.view(len(self), -1)[chosen].reshape(-1)
+        else:
+            parts = [self.image(index).reshape(-1) for index in chosen.tolist()]
+            pixels = torch.cat(parts or [self.pixels[:0]])
+        return ImageSet(
+            pixels=pixels,
+            shapes=self.shapes[chosen],
+            labels=self.labels[chosen],
+            names=tuple(self.names[index] for index in chosen.tolist()),
+        )
+
+
+class Source(Protocol):
+    """Where images come from: `Glyphs`, `Context`, `Folder`, or a class of yours with these three members.
+
+    A source may carry a fourth, `min_gap: int`: the least number of pixels between the two things that its label
+    depends on (`Context`). A run then refuses a backbone whose receptive field reaches across.
+
+    Attributes:
+        classes: Names of the classes; a label is an index into it.
+        skipped: (path, reason) of every image left out, of the splits read so far.
+    """
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]: ...  # noqa: D102
+
+    def split(self, name: SplitName) -> ImageSet | None:
+        """The images of a split, or None if the source has no such split (val is then taken from train)."""
+        ...

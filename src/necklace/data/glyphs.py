@@ -15,11 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from necklace.data.images import SPLIT_NAMES, ImageSet, SplitName
+from necklace.data.images import ImageSet, SplitName
 from necklace.streams import numpy_generator
-
-Range = tuple[float, float]
-LUMA = (0.299, 0.587, 0.114)
 
 
 def _outline(points: Sequence[tuple[float, float]]) -> np.ndarray:
@@ -105,8 +102,7 @@ def draw(
         colour: Red, green and blue.
 
     Returns:
-        Row and column of the touched patch and its coverage, float32 `[rows, columns]` in [0, 1], or None if all of it
-        lies outside.
+        Row and column of the touched patch and its coverage, float32 `[rows, columns]`, or None if it lies outside.
     """
     reach = width / 2 + 0.5
     left, top = (max(0, math.floor(side)) for side in (segments.min(axis=(0, 1)) - reach).tolist())
@@ -135,23 +131,10 @@ def draw(
     return top, left, coverage
 
 
-def luma(colours: np.ndarray) -> np.ndarray:
-    """Brightness `[...]` of colours `[..., 3]`."""
-    return colours[..., 0] * LUMA[0] + colours[..., 1] * LUMA[1] + colours[..., 2] * LUMA[2]
-
-
 def contrasting(candidates: np.ndarray, background: np.ndarray, contrast: float) -> np.ndarray:
-    """Choose a colour that stands out.
-
-    Args:
-        candidates: Colours, `[M, 3]`.
-        background: A colour, `[3]`.
-        contrast: Difference in brightness asked for.
-
-    Returns:
-        The first candidate with that difference to the background, `[3]`; if none has it, the one that differs most.
-    """
-    difference = np.abs(luma(candidates) - luma(background))
+    """The first colour of `[M, 3]` whose brightness is `contrast` away from the background's `[3]`, else the best."""
+    away = candidates - background
+    difference = np.abs(0.299 * away[:, 0] + 0.587 * away[:, 1] + 0.114 * away[:, 2])
     enough = difference >= contrast
     return candidates[int(enough.argmax()) if enough.any() else int(difference.argmax())]
 
@@ -163,8 +146,8 @@ def textured(
 
     Args:
         rng: Where the texture is drawn from.
-        height: Height of the image.
-        width: Width of the image.
+        height: Rows of the image.
+        width: Columns of the image.
         base: The colour, `[3]`.
         texture: Amplitude as a share of the full range.
         channels: 3 for a texture of its own in each channel, 1 for a grey one.
@@ -189,18 +172,17 @@ def textured(
     return canvas
 
 
-def scribble(rng: np.random.Generator, canvas: np.ndarray, strokes: int, length: Range, colours: np.ndarray) -> None:
-    """Draw clutter onto the canvas, in place: open strokes and arcs, at random places, in `colours` `[strokes, 3]`.
+def scribble(rng: np.random.Generator, canvas: np.ndarray, length: tuple[float, float], colours: np.ndarray) -> None:
+    """Draw clutter onto the canvas, in place: one open stroke or arc, at a random place, for each colour.
 
     Args:
         rng: Where the strokes are drawn from.
         canvas: float32 `[h, w, 3]`.
-        strokes: How many.
         length: Range of their length, in pixels.
-        colours: One colour for each, `[strokes, 3]`.
+        colours: `[strokes, 3]`.
     """
     pieces = 3
-    x, y, to_x, to_y, share, bend, thickness = rng.random((7, strokes))
+    x, y, to_x, to_y, share, bend, thickness = rng.random((7, len(colours)))
     to_x, to_y = to_x - 0.5, to_y - 0.5
     step = (length[0] + share * (length[1] - length[0])) / pieces / np.maximum(np.sqrt(to_x * to_x + to_y * to_y), 1e-6)
     direction = np.stack([to_x * step, to_y * step], axis=-1)
@@ -280,8 +262,6 @@ class Glyphs:
 
     def split(self, name: SplitName) -> ImageSet | None:
         """Generate the images of `train` or `test`; there is no `val`."""
-        if name not in SPLIT_NAMES:
-            raise ValueError(f"unknown split {name!r}: known are {', '.join(SPLIT_NAMES)}")
         if name not in self.counts:
             return None
         labels = shuffled_blocks(numpy_generator(self.seed, f"glyphs/{name}/labels"), len(SHAPES), self.counts[name])
@@ -295,7 +275,7 @@ class Glyphs:
         base = 40 + 175 * rng.random(3)
         colour = contrasting(255 * rng.random((24, 3)), base, 85)
         canvas = textured(rng, height, width, base, self.texture, channels=3)
-        scribble(rng, canvas, self.clutter, (0.15 * shorter, 0.4 * shorter), 255 * rng.random((self.clutter, 3)))
+        scribble(rng, canvas, (0.15 * shorter, 0.4 * shorter), 255 * rng.random((self.clutter, 3)))
         share, tilt, thickness, down, across = rng.random(5).tolist()
         extent = shorter * (self.scale[0] + share * (self.scale[1] - self.scale[0]))
         line = max(1.6, extent * (0.07 + 0.05 * thickness))

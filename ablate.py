@@ -1,0 +1,27 @@
+"""Print the table of a set of runs: python ablate.py --from outputs/demo."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from necklace.table import read_cells, run_table
+
+
+def main() -> None:
+    """Read the runs below a folder and print their table; exit code 1 if one of them failed or is unfinished."""
+    parser = argparse.ArgumentParser(description="A table of runs, from their records.")
+    parser.add_argument("--from", dest="root", type=Path, required=True, metavar="DIR", help="such as outputs/demo")
+    root = parser.parse_args().root
+    try:
+        cells = read_cells(root)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    Console().print(run_table(cells, str(root)))
+    if any(cell.record is None for cell in cells):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

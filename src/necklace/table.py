@@ -1,0 +1,77 @@
+"""A table of any set of runs, from their records alone; a failed run is a row too."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from necklace.record import Record, read_record
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run's folder with what is in it.
+
+    Attributes:
+        folder: The folder.
+        record: The record of a finished run.
+        failure: The last line of a failed run's traceback.
+    """
+
+    folder: Path
+    record: Record | None
+    failure: str | None
+
+
+def read_cells(root: Path) -> list[Cell]:
+    """Read all runs below a folder, in order of name.
+
+    Args:
+        root: A study's folder, such as outputs/demo, or a single run's.
+
+    Returns:
+        Finished, failed and unfinished runs; none is left out.
+
+    Raises:
+        FileNotFoundError: There is no run below `root`.
+        ValueError: A record is damaged.
+    """
+    cells = []
+    for config in sorted(root.rglob("config.yaml")):
+        folder = config.parent
+        if not any((folder / name).exists() for name in ("record.json", "FAILED", "checkpoints")):
+            continue  # another tool's config.yaml, such as one in wandb/
+        record = read_record(folder / "record.json") if (folder / "record.json").exists() else None
+        failed = folder / "FAILED"
+        failure = failed.read_text(encoding="utf-8").strip().splitlines()[-1] if failed.exists() else None
+        cells.append(Cell(folder, record, failure))
+    if not cells:
+        raise FileNotFoundError(f"{root}: holds no runs (folders with a record.json or FAILED)")
+    return cells
+
+
+def run_table(cells: list[Cell], title: str) -> Table:
+    """One row for each run: accuracy, parameters, multiply-adds, time."""
+    table = Table("run", "seed", "test acc %", "val acc %", "parameters", "of neck", "MACs (M)", "of neck", title=title)
+    table.add_column("fit s")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for cell in cells:
+        if cell.record is None:
+            table.add_row(cell.folder.name, "", "FAILED" if cell.failure else "unfinished", cell.failure or "")
+            continue
+        record, neck = cell.record, cell.record.cost["neck"]
+        accuracies = [
+            f"{100 * record.figures[name]:.1f}" if name in record.figures else "-" for name in ("test/acc", "val/acc")
+        ]
+        table.add_row(
+            cell.folder.name.removesuffix(f"_{record.cell_hash}").removesuffix(f"_s{record.config['seed']}"),
+            str(record.config["seed"]),
+            *accuracies,
+            f"{record.total('params'):,}",
+            f"{neck['params']:,}",
+            f"{record.total('macs') / 1e6:.1f}",
+            f"{neck['macs'] / 1e6:.2f}",
+            f"{record.fit_seconds:.0f}",
+        )
+    return table

@@ -6,6 +6,7 @@ changes shape is a 1x1 convolution with BatchNorm (the paper's option B) instead
 """
 
 import copy
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -158,7 +159,7 @@ class TimmBackbone(Backbone):
         options: Mapping[str, object] | None = None,
     ) -> None:
         if not timm.is_model(name):
-            near = timm.list_models(f"*{name.split('_')[0]}*")[:8]
+            near = difflib.get_close_matches(name, timm.list_models(), 5)
             raise ValueError(f"backbone.name={name}: not a timm model; near it: {', '.join(near) or 'none'}")
         with torch.device("meta"):
             stages = len(timm.create_model(name, features_only=True, **(options or {})).feature_info.channels())
@@ -258,8 +259,8 @@ def _some(names: Sequence[str]) -> str:
 def receptive_field(backbone: Backbone, limit: int = 512) -> int | None:
     """Measure how many input pixels, along one side, reach one position of the feature map.
 
-    Every weight is replaced by its absolute value, so that no gradient cancels or dies in a ReLU, and the extent of the
-    non-zero gradient of one central output is the receptive field itself.
+    Every weight is replaced by its absolute value and every max-pool by a mean, so that no gradient cancels, dies in a ReLU or
+    goes to the largest pixel alone; the extent of the non-zero gradient of one central output is the receptive field.
 
     Args:
         backbone: The network; it is copied, not changed.
@@ -273,6 +274,10 @@ def receptive_field(backbone: Backbone, limit: int = 512) -> int | None:
         for tensor in probe.parameters():
             # A constant keeps zero-initialised layers (the last BatchNorm of a residual branch) from hiding their branch.
             tensor.copy_(tensor.abs() + 1e-3)
+    for name, module in list(probe.named_modules()):
+        if isinstance(module, nn.MaxPool2d):
+            mean = nn.AvgPool2d(module.kernel_size, module.stride, module.padding, module.ceil_mode)
+            probe.set_submodule(name, mean)
     size = 64
     while size <= limit:
         images = torch.ones(1, 3, size, size, dtype=torch.double, requires_grad=True)

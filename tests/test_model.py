@@ -1,0 +1,66 @@
+import pytest
+import torch
+from torch import nn
+
+from necklace.backbones import CifarResNet
+from necklace.heads import Gap, Pyramid
+from necklace.model import Model, build_model, measure_cost, weights_hash
+from necklace.necks import SPP, SPPF, FocalModulation, NoNeck
+
+
+def build(neck=NoNeck, seed: int = 0, head=Gap, width: int = 4) -> Model:
+    return build_model(lambda: CifarResNet(8, width), neck, head, 10, (32, 32), seed)
+
+
+def test_cells_of_one_seed_differ_in_the_neck_alone() -> None:
+    plain, focal, spp, sppf = (build(neck) for neck in (NoNeck, FocalModulation, SPP, SPPF))
+    for other in (focal, spp, sppf):
+        assert weights_hash(other.backbone) == weights_hash(plain.backbone)
+        assert weights_hash(other.head) == weights_hash(plain.head)
+    assert weights_hash(spp.neck) == weights_hash(sppf.neck)
+
+
+def test_seeds_differ_and_zero_is_one() -> None:
+    hashes = {weights_hash(build(seed=seed)) for seed in (0, 1, 2)}
+    assert len(hashes) == 3
+    assert weights_hash(build(seed=0)) in hashes
+
+
+def test_the_global_generator_does_not_matter() -> None:
+    torch.manual_seed(1)
+    first = weights_hash(build(FocalModulation))
+    torch.manual_seed(2)
+    assert weights_hash(build(FocalModulation)) == first
+
+
+def test_cost_by_hand() -> None:
+    model = build(SPPF, head=Pyramid, width=16).train()
+    costs = measure_cost(model, (32, 32))
+    assert model.training
+    assert costs["neck"].params == 64 * 32 + 2 * 32 + 128 * 64 + 2 * 64
+    assert costs["neck"].macs == 8 * 8 * (64 * 32 + 128 * 64)
+    assert costs["head"].macs == 64 * 21 * 10
+    first = 32 * 32 * 3 * 16 * 9
+    stage1, stage2 = 32 * 32 * 2 * 16 * 16 * 9, 16 * 16 * (16 * 32 * 9 + 32 * 32 * 9 + 16 * 32)
+    stage3 = 8 * 8 * (32 * 64 * 9 + 64 * 64 * 9 + 32 * 64)
+    assert costs["backbone"].macs == first + stage1 + stage2 + stage3
+    assert costs["backbone"].output == (64, 8, 8)
+
+
+def test_cost_counts_depthwise_convolutions() -> None:
+    costs = measure_cost(build(FocalModulation, width=16), (32, 32))
+    macs = 64 * (2 * 64 + 3) + 64 * 9 + 64 * 25 + 64 * 64 + 64 * 64  # per position; the global level is a mean
+    assert costs["neck"].macs == 8 * 8 * macs
+
+
+def test_weights_hash_sees_one_bit() -> None:
+    layer = nn.Linear(3, 2)
+    before = weights_hash(layer)
+    with torch.no_grad():
+        layer.bias[0] = torch.nextafter(layer.bias[0], torch.tensor(9.0))
+    assert weights_hash(layer) != before
+
+
+@pytest.mark.parametrize("size", [(4, 4), (31, 45)])
+def test_any_size_goes_through(size: tuple[int, int]) -> None:
+    assert build(FocalModulation).eval()(torch.randn(2, 3, *size)).shape == (2, 10)

@@ -8,7 +8,7 @@ from necklace.data.context import COLOURS, KINDS, Context, gaps
 
 @pytest.fixture(scope="module")
 def drawn():
-    context = Context(train=640, test=16)
+    context = Context(train=320, test=16)
     images = context.split("train")
     assert images is not None
     return images, context.facts("train")
@@ -16,7 +16,7 @@ def drawn():
 
 def test_the_same_seed_gives_the_same_pixels_on_every_machine(drawn):
     # Stored once. If it changes, finished runs on context no longer compare with new ones.
-    assert drawn[0].select(range(30)).digest() == "STORED"
+    assert drawn[0].select(range(30)).digest() == "b3edf6c5402bf69375e0a6a416c3207fcf2c5883f38d48c552e4156dd7645b7b"
     fewer = Context(train=37, test=0).split("train")
     assert fewer is not None
     assert fewer.digest() == drawn[0].select(range(37)).digest()
@@ -41,7 +41,7 @@ def test_label_is_the_sum_and_every_pair_comes_equally_often(drawn):
     ):
         table = np.zeros((4, 4), dtype=int)
         np.add.at(table, (first, second), 1)
-        assert (table == 40).all()
+        assert (table == 20).all()
 
 
 def test_gap_holds_for_the_boxes_along_one_axis(drawn):
@@ -70,17 +70,17 @@ def test_marker_is_a_filled_square_of_its_colour_and_the_only_colour(drawn):
         assert (image[top:bottom, left:right] == list(COLOURS.values())[facts.colour[index]]).all()
         saturation = image.max(axis=2) - image.min(axis=2)
         saturation[top:bottom, left:right] = 0
-        assert saturation.max() <= 20
+        assert saturation.max() <= 10
 
 
 @pytest.mark.parametrize("size", [48, (50, 64)])
 def test_gap_and_boxes_hold_on_the_pixels_themselves(size):
     # Without texture and clutter, whatever is neither background nor marker is the glyph.
-    context = Context(train=160, image_size=size, texture=0.0, clutter=0)
+    context = Context(train=80, image_size=size, texture=0.0, clutter=0)
     images, facts = context.split("train"), context.facts("train")
     assert images is not None
     palette = np.array(list(COLOURS.values()))
-    for index in range(160):
+    for index in range(80):
         image = images.image(index).numpy().astype(int)
         colours, counts = np.unique(image.reshape(-1, 3), axis=0, return_counts=True)
         other = (image != colours[counts.argmax()]).any(axis=2)
@@ -96,7 +96,7 @@ def test_gap_and_boxes_hold_on_the_pixels_themselves(size):
         spare = np.array([1, 1, -1, -1]) * (glyph_box - facts.glyph_box[index])
         assert (spare >= 0).all()
         assert (spare <= 1).all()
-        assert 8 <= max(glyph_box[2] - glyph_box[0], glyph_box[3] - glyph_box[1]) <= 15
+        assert 10 <= max(glyph_box[2] - glyph_box[0], glyph_box[3] - glyph_box[1]) <= 15
 
 
 def test_nothing_but_the_glyph_depends_on_the_kind():

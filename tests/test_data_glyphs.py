@@ -69,7 +69,7 @@ def test_shapes_are_distinct():
 
 @pytest.fixture(scope="module")
 def train():
-    images = Glyphs(train=400, test=20).split("train")
+    images = Glyphs(train=200, test=20).split("train")
     assert images is not None
     return images
 
@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_pixels_on_every_machine():
     images = Glyphs(train=30, test=10).split("train")
     assert images is not None
     # Stored once. If it changes, finished runs on glyphs no longer compare with new ones.
-    assert images.digest() == "STORED"
+    assert images.digest() == "9ac6ec023d54cc025b848afc3d01c0141176e4a564f8c44208c3e0716fc124fc"
 
 
 def test_more_images_leave_the_earlier_ones_as_they_were(train):
@@ -100,29 +100,29 @@ def test_seeds_and_splits_differ(train):
 
 
 def test_classes_are_balanced_and_sizes_vary_over_the_range(train):
-    assert np.bincount(train.labels).tolist() == [40] * 10
+    assert np.bincount(train.labels).tolist() == [20] * 10
     assert len(Glyphs.classes) == 10
     sides = train.shapes.numpy()
     assert sides.min() == 36
     assert sides.max() == 52
-    assert abs(np.corrcoef(sides[:, 0], sides[:, 1])[0, 1]) < 0.15
+    assert abs(np.corrcoef(sides[:, 0], sides[:, 1])[0, 1]) < 0.2
 
 
 def test_colour_says_nothing_about_the_class():
-    images = Glyphs(train=1000, image_size=36, clutter=0).split("train")
+    images = Glyphs(train=600, image_size=36, clutter=0).split("train")
     assert images is not None
-    pixels = images.resized(36, 36).double().numpy().reshape(1000, -1, 3)
+    pixels = images.resized(36, 36).double().numpy().reshape(600, -1, 3)
     background = np.median(pixels, axis=1)
     # The glyph's colour: that of the pixel farthest from the background.
     farthest = np.abs(pixels - background[:, None]).sum(axis=2).argmax(axis=1)
-    ink = pixels[np.arange(1000), farthest]
+    ink = pixels[np.arange(600), farthest]
     labels = images.labels.numpy()
     for colours in (background, ink):
         for channel in range(3):
             groups = [colours[labels == label, channel] for label in range(10)]
-            between = 100 * sum((group.mean() - colours[:, channel].mean()) ** 2 for group in groups) / 9
+            between = 60 * sum((group.mean() - colours[:, channel].mean()) ** 2 for group in groups) / 9
             within = np.mean([group.var(ddof=1) for group in groups])
-            # One-way F(9, 990): its 99.9 % point is 3.1, and six are looked at.
+            # One-way F(9, 590): its 99.9 % point is 3.1, and six are looked at.
             assert between / within < 3.5
 
 

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -7,8 +9,10 @@ from necklace.heads import Gap, Pyramid
 from necklace.model import Model, build_model, measure_cost, weights_hash
 from necklace.necks import SPP, SPPF, FocalModulation, NoNeck
 
+Part = Callable[..., nn.Module]
 
-def build(neck=NoNeck, seed: int = 0, head=Gap, width: int = 4) -> Model:
+
+def build(neck: Part = NoNeck, seed: int = 0, head: Part = Gap, width: int = 4) -> Model:
     return build_model(lambda: CifarResNet(8, width), neck, head, 10, (32, 32), seed)
 
 

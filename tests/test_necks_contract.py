@@ -63,9 +63,7 @@ def test_shapes(name: str, b: int, c: int, h: int, w: int) -> None:
     size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
 )
 @settings(max_examples=60, deadline=None)
-def test_every_focal_combination_runs_or_is_a_clear_error(
-    window: int, level: int, size: tuple[int, int], **o: Any
-) -> None:
+def test_every_focal_combination_runs_or_is_a_clear_error(window: int, level: int, size: tuple[int, int], **o: Any) -> None:
     try:
         neck = necks.FocalModulation(4, focal_window=window, focal_level=level, **o)
     except ValueError as error:

@@ -25,9 +25,7 @@ def test_conv_equals_its_formula() -> None:
     want = x
     for cv in (neck.cv1, neck.cv2):  # in training mode, so BatchNorm takes the batch's own statistics
         want = torch.einsum("oi,bihw->bohw", cv.conv.weight[:, :, 0, 0], want)
-        want = (want - want.mean((0, 2, 3), keepdim=True)) / (
-            want.var((0, 2, 3), unbiased=False, keepdim=True) + 1e-5
-        ).sqrt()
+        want = (want - want.mean((0, 2, 3), keepdim=True)) / (want.var((0, 2, 3), unbiased=False, keepdim=True) + 1e-5).sqrt()
         want = F.silu(want * cv.bn.weight[:, None, None] + cv.bn.bias[:, None, None])
     torch.testing.assert_close(neck(x), want)
 

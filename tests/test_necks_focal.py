@@ -36,9 +36,7 @@ def redraw(module: nn.Module, seed: int = 1) -> None:
 
 
 # Kernels must be odd: an odd factor only where it builds no second level.
-GEOMETRIES = [(w, level, 2) for w in (3, 5, 7) for level in range(5)] + [
-    (w, level, 1) for w in (3, 5, 7) for level in (0, 1)
-]
+GEOMETRIES = [(w, level, 2) for w in (3, 5, 7) for level in range(5)] + [(w, level, 1) for w in (3, 5, 7) for level in (0, 1)]
 
 
 @pytest.mark.parametrize(("window", "level", "factor"), GEOMETRIES)

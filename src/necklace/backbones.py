@@ -9,6 +9,7 @@ import copy
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -156,22 +157,21 @@ class TimmBackbone(Backbone):
         stage: int = -1,
         pretrained: str | None = None,
         pretrained_skip: Sequence[str] = (),
-        options: Mapping[str, object] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         if not timm.is_model(name):
             near = difflib.get_close_matches(name, timm.list_models(), 5)
             raise ValueError(f"backbone.name={name}: not a timm model; near it: {', '.join(near) or 'none'}")
         with torch.device("meta"):
-            stages = len(timm.create_model(name, features_only=True, **(options or {})).feature_info.channels())
+            every: Any = timm.create_model(name, features_only=True, **(options or {}))
+        stages = len(every.feature_info.channels())
         if not -stages <= stage < stages:
             raise ValueError(f"backbone.stage={stage}: {name} has the stages 0 to {stages - 1} (or -{stages} to -1)")
         index = stage % stages
-        network = timm.create_model(name, features_only=True, out_indices=(index,), **(options or {}))
+        network: Any = timm.create_model(name, features_only=True, out_indices=(index,), **(options or {}))
         super().__init__(network.feature_info.channels()[0], network.feature_info.reduction()[0])
         # Some feature wrappers hand out [B, h, w, C]; timm says so in this attribute.
-        self.channels_last_output = getattr(network, "output_fmt", None) is not None and str(
-            network.output_fmt.value
-        ) == "NHWC"
+        self.channels_last_output = getattr(network, "output_fmt", None) is not None and str(network.output_fmt.value) == "NHWC"
         self.network = network
         self.load_pretrained(self.network, pretrained, pretrained_skip)
 

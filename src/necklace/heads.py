@@ -19,9 +19,7 @@ from torch import nn
 class Gap(nn.Module):
     """Global average pooling and one linear layer; takes every size."""
 
-    def __init__(
-        self, channels: int, num_classes: int, map_size: tuple[int, int] | None = None, stride: int = 1
-    ) -> None:
+    def __init__(self, channels: int, num_classes: int, map_size: tuple[int, int] | None = None, stride: int = 1) -> None:
         super().__init__()
         self.fc = nn.Linear(channels, num_classes)
 

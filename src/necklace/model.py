@@ -37,7 +37,7 @@ def build_model(
     image_size: tuple[int, int] | None,
     seed: int,
 ) -> Model:
-    """Build the three parts, each under its own stream: with one seed, swapping the neck leaves the backbone's weights as they were.
+    """Build the three parts, each under its own stream, so that with one seed another neck leaves the backbone's weights alone.
 
     Args:
         backbone: Makes the backbone.

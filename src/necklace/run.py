@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import platform
 import re
 import shutil
@@ -30,12 +29,12 @@ from necklace.data.augment import Augmentation
 from necklace.data.datamodule import DataModule
 from necklace.history import History
 from necklace.loggers import finish_wandb
-from necklace.model import Cost, Model, build_model, cost_table, measure_cost, weights_hash
+from necklace.model import Model, build_model, cost_table, measure_cost, weights_hash
 from necklace.record import SCHEMA, Record, pack_bits, read_record, write_record, write_whole
 from necklace.tasks import correctness
 
-# What a run's result does not depend on, so that its identity must not either. Everything else counts: an option that is new here
-# makes a new cell, which costs time, while one that is forgotten would pass off one cell's result as another's.
+# What a run's result does not depend on, so that its identity must not either. All else counts: an option too many in the
+# identity makes a new cell, which costs time; a forgotten one would pass off one cell's result as another's.
 NEUTRAL = {
     "": {"logger", "outputs", "study", "rerun"},
     "data": {"source", "root", "on_corrupt"},  # the content's digest stands for these
@@ -154,7 +153,7 @@ def _train(
     )
     callbacks: list[Callback] = [history, best, *([RichProgressBar()] if terminal else [])]
     # Filling every fresh tensor with NaN, which comes with deterministic algorithms, costs a quarter of the time on a CPU.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     trainer = pl.Trainer(
         **{"enable_progress_bar": terminal} | plain["trainer"],
         max_epochs=plain["epochs"],
@@ -223,12 +222,13 @@ def _train(
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's advertisements and its use of a deprecated torch call off the user's screen."""
+    """Keep Lightning's advertisements off the user's screen, and two warnings about what is meant to be as it is."""
     logger = logging.getLogger("pytorch_lightning")
     level = logger.level
     logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # Lightning's own call
+        warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # a resumed run's
         try:
             yield
         finally:
@@ -295,7 +295,7 @@ def hash_identity(identity: dict[str, Any]) -> str:
 def cell_label(choices: dict[str, str], overrides: list[str], seed: int) -> str:
     """A readable folder name, such as `context_cifar_resnet_focal_focal_level-3_s0`: safe in paths, at most 100 characters."""
     parts = [choices["data"], choices["backbone"], choices["neck"]]
-    parts += [text.removeprefix("neck.").replace("=", "-") for text in overrides if text.startswith("neck.")]
+    parts += [text.removeprefix("neck.") for text in overrides if text.startswith("neck.")]
     return re.sub(r"[^\w.,+-]+", "-", "_".join(parts), flags=re.ASCII)[:90] + f"_s{seed}"
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -41,11 +42,10 @@ class Classification(pl.LightningModule):
         self.model = model
         self.make_optimizer, self.make_schedule, self.seed = optimizer, schedule, seed
         self.train_loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-        self.losses = nn.ModuleDict({f"{stage}_loss": MeanMetric() for stage in ("train", "val", "test")})
+        self.epoch_loss, self.val_loss, self.test_loss = MeanMetric(), MeanMetric(), MeanMetric()
         # Averaging over classes, torchmetrics' default, is another figure than top-1 accuracy wherever classes differ in size.
-        self.accuracies = nn.ModuleDict(
-            {stage: MulticlassAccuracy(num_classes, average="micro") for stage in ("val", "test")}
-        )
+        self.val_acc = MulticlassAccuracy(num_classes, average="micro")
+        self.test_acc = MulticlassAccuracy(num_classes, average="micro")
         self.test_correct: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -68,27 +68,27 @@ class Classification(pl.LightningModule):
                 f"the training loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}); "
                 "a lower optimizer.lr or trainer.gradient_clip_val=1 may help"
             )
-        self.losses["train_loss"].update(loss.detach(), len(batch.labels))
+        self.epoch_loss.update(loss.detach(), len(batch.labels))
         return loss
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean loss and last learning rate."""
-        self.log("train/loss", self.losses["train_loss"].compute())
-        self.losses["train_loss"].reset()
+        self.log("train/loss", self.epoch_loss.compute())
+        self.epoch_loss.reset()
         self.log("lr", self.optimizers().param_groups[0]["lr"])  # pyright: ignore[reportAttributeAccessIssue]
 
-    def _evaluate(self, batch: Batch, stage: str) -> torch.Tensor:
+    def _evaluate(self, batch: Batch, stage: str, mean_loss: MeanMetric, accuracy: MulticlassAccuracy) -> torch.Tensor:
         logits = self(batch.images)
         loss = nn.functional.cross_entropy(logits, batch.labels)
-        self.losses[f"{stage}_loss"].update(loss, len(batch.labels))
-        self.accuracies[stage].update(logits, batch.labels)
-        self.log(f"{stage}/loss", self.losses[f"{stage}_loss"], on_epoch=True, on_step=False)
-        self.log(f"{stage}/acc", self.accuracies[stage], on_epoch=True, on_step=False)
+        mean_loss.update(loss, len(batch.labels))
+        accuracy.update(logits, batch.labels)
+        self.log(f"{stage}/loss", mean_loss, on_epoch=True, on_step=False)
+        self.log(f"{stage}/acc", accuracy, on_epoch=True, on_step=False)
         return logits
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the val metrics."""
-        self._evaluate(batch, "val")
+        self._evaluate(batch, "val", self.val_loss, self.val_acc)
 
     def on_test_start(self) -> None:
         """Forget the correctness of an earlier test."""
@@ -96,10 +96,10 @@ class Classification(pl.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the test metrics and keep which images were right."""
-        logits = self._evaluate(batch, "test")
-        self.test_correct.append((batch.index.cpu(), (logits.argmax(1) == batch.labels).cpu()))
+        logits = self._evaluate(batch, "test", self.test_loss, self.test_acc)
+        self.test_correct.append((batch.indices.cpu(), (logits.argmax(1) == batch.labels).cpu()))
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Weight decay for matrices and filters only: not for biases, norms and LayerScale, which have one axis."""
         parameters = [p for p in self.parameters() if p.requires_grad]
         groups = [

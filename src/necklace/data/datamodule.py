@@ -21,13 +21,13 @@ class Batch(NamedTuple):
     Attributes:
         images: uint8 [B, H, W, 3] from the loader; float32 [B, 3, H, W] once on the device and normalised.
         labels: int64 [B].
-        index: int64 [B], the images' positions in their split.
+        indices: int64 [B], the images' positions in their split.
         step: int64 [2], epoch and step: where in the augmentation's stream this batch stands.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
-    index: torch.Tensor
+    indices: torch.Tensor
     step: torch.Tensor
 
 
@@ -60,8 +60,8 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         epoch, order = self.order() if self.order else (0, torch.arange(len(self.images)))
         for step in range(len(self)):
-            index = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield Batch(self.images[index], self.labels[index], index, torch.tensor([epoch, step]))
+            indices = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield Batch(self.images[indices], self.labels[indices], indices, torch.tensor([epoch, step]))
 
 
 class DataModule(pl.LightningDataModule):

@@ -155,9 +155,7 @@ class Folder:
         """(path relative to the root, reason) of every image left out, of the splits read so far."""
         read = [split for split in SPLIT_NAMES if split in self._decoding_problems]
         return tuple(
-            problem
-            for split in read
-            for problem in sorted(self._listing_problems[split] + self._decoding_problems[split])
+            problem for split in read for problem in sorted(self._listing_problems[split] + self._decoding_problems[split])
         )
 
     def split(self, name: SplitName) -> ImageSet | None:

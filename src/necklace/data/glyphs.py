@@ -90,9 +90,7 @@ def fit(shape: np.ndarray, extent: float, width: float, half_tangent: float = 0.
     return (shape - low) * scale + margin, float(spread[1]) * scale + 2 * margin, float(spread[0]) * scale + 2 * margin
 
 
-def draw(
-    canvas: np.ndarray, segments: np.ndarray, width: float, colour: Sequence[float]
-) -> tuple[int, int, np.ndarray] | None:
+def draw(canvas: np.ndarray, segments: np.ndarray, width: float, colour: Sequence[float]) -> tuple[int, int, np.ndarray] | None:
     """Draw a line with antialiasing onto the canvas, in place.
 
     Args:
@@ -139,9 +137,7 @@ def contrasting(candidates: np.ndarray, background: np.ndarray, contrast: float)
     return candidates[int(enough.argmax()) if enough.any() else int(difference.argmax())]
 
 
-def textured(
-    rng: np.random.Generator, height: int, width: int, base: np.ndarray, texture: float, channels: int
-) -> np.ndarray:
+def textured(rng: np.random.Generator, height: int, width: int, base: np.ndarray, texture: float, channels: int) -> np.ndarray:
     """A background: smooth blotches of about nine pixels, and grain, around one colour.
 
     Args:

@@ -160,9 +160,7 @@ class FocalModulation(nn.Module):
         self.top_only, self.interaction = aggregate == "top", interaction
         sizes = _level_kernels(focal_window, focal_level, focal_factor, kernels)
         if context == "none" and kernels is not None:
-            raise ValueError(
-                f"kernels={list(sizes)}: contradicts context='none', which has no kernels; allowed is null"
-            )
+            raise ValueError(f"kernels={list(sizes)}: contradicts context='none', which has no kernels; allowed is null")
         if not sizes and not global_context:
             raise ValueError("global_context=False: leaves focal_level=0 without any context; allowed is True")
         if not sizes and self.top_only:
@@ -170,11 +168,7 @@ class FocalModulation(nn.Module):
         if interaction == "dw_convnet":
             given = {"gating": gating, "global_context": global_context, "aggregate": aggregate, "context": context}
             needed = {"gating": False, "global_context": False, "aggregate": "top", "context": "conv"}
-            wrong = [
-                f"{name}={given[name]!r} (allowed is {needed[name]!r})"
-                for name in needed
-                if given[name] != needed[name]
-            ]
+            wrong = [f"{name}={given[name]!r} (allowed is {needed[name]!r})" for name in needed if given[name] != needed[name]]
             if wrong:
                 raise ValueError(f"interaction='dw_convnet': contradicts {', '.join(wrong)}")
 

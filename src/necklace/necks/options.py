@@ -20,18 +20,14 @@ def integer(name: str, value: Any, minimum: int = 1) -> int:
     return int(value)
 
 
-def number(
-    name: str, value: Any, *, above: float | None = None, at_least: float = 0.0, below: float = float("inf")
-) -> float:
+def number(name: str, value: Any, *, above: float | None = None, at_least: float = 0.0, below: float = float("inf")) -> float:
     """Return `value` as a float in [`at_least`, `below`), or in (`above`, `below`) where `above` is given."""
     good = isinstance(value, int | float) and not isinstance(value, bool)
     # Written so that NaN, for which every comparison is false, is refused as well.
     good = good and (value > above if above is not None else value >= at_least) and value < below
     if not good:
         allowed = f"numbers > {above:g}" if above is not None else f"numbers >= {at_least:g}"
-        raise ValueError(
-            f"{name}={value!r}: allowed are {allowed}" + (f" and < {below:g}" if below < float("inf") else "")
-        )
+        raise ValueError(f"{name}={value!r}: allowed are {allowed}" + (f" and < {below:g}" if below < float("inf") else ""))
     return float(value)
 
 

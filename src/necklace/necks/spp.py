@@ -49,9 +49,7 @@ class ConvBNAct(nn.Sequential):
 class SPP(nn.Module):
     """Parallel stride-1 max-pools of several sizes between two 1x1 convolutions."""
 
-    def __init__(
-        self, channels: int, out_channels: int | None = None, kernel_sizes: Sequence[int] = (5, 9, 13)
-    ) -> None:
+    def __init__(self, channels: int, out_channels: int | None = None, kernel_sizes: Sequence[int] = (5, 9, 13)) -> None:
         """Build the neck.
 
         Args:

@@ -1,0 +1,218 @@
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from necklace.data.datamodule import DataModule
+from necklace.history import History
+from necklace.record import Record
+from necklace.run import RunFailed, cell_identity, cell_label, hash_identity, run
+from tests.conftest import CONFIGS, SMALL, compose_train
+
+Train = Callable[..., tuple[Record, Path]]
+
+
+def history_of(folder: Path) -> list[dict[str, str]]:
+    rows = list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_the_same_cell_twice_is_equal_to_the_bit(train_cell: Train, tmp_path: Path) -> None:
+    first, folder = train_cell("neck=focal")
+    torch.rand(7)  # whatever ran before must not matter
+    again, other = train_cell("neck=focal", outputs=tmp_path / "again")
+    assert first.weights_hash == again.weights_hash != first.initial_hash
+    assert first.figures == again.figures
+    assert first.test_correct == again.test_correct
+    assert first.cell == again.cell
+    assert history_of(folder) == history_of(other)
+
+
+def test_seeds_differ(train_cell: Train) -> None:
+    zero, one = train_cell("seed=0")[0], train_cell("seed=1")[0]
+    assert zero.initial_hash != one.initial_hash
+    assert zero.weights_hash != one.weights_hash
+    assert zero.data["digest"] == one.data["digest"]
+
+
+def test_cells_of_one_seed_see_the_same_batches(train_cell: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, list[torch.Tensor]] = {}
+    backbones: dict[str, str] = {}
+    prepare = DataModule.prepare
+
+    def watch(self: DataModule, batch, augment: bool):
+        prepared = prepare(self, batch, augment)
+        if augment:
+            seen.setdefault(current, []).append(prepared.images.clone())
+        return prepared
+
+    monkeypatch.setattr(DataModule, "prepare", watch)
+    for current in ("none", "sppf", "focal"):
+        record, _ = train_cell(f"neck={current}", "epochs=1")
+        backbones[current] = record.initial_hash
+    assert len(set(backbones.values())) == 3
+    for other in ("sppf", "focal"):
+        assert len(seen[other]) == len(seen["none"]) == 6
+        assert all(torch.equal(a, b) for a, b in zip(seen["none"], seen[other], strict=True))
+
+
+def test_a_finished_cell_is_not_trained_again(train_cell: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    record, folder = train_cell()
+    stamp = (folder / "record.json").stat().st_mtime_ns
+    capsys.readouterr()
+    again, _ = train_cell("logger=csv", "+trainer.enable_progress_bar=false")
+    assert again == record
+    assert (folder / "record.json").stat().st_mtime_ns == stamp
+    shown = capsys.readouterr().out
+    assert "This run exists" in shown
+    assert str(folder) in shown
+    assert "rerun=true" in shown
+    once_more, _ = train_cell("rerun=true")
+    assert (folder / "record.json").stat().st_mtime_ns > stamp
+    assert once_more.weights_hash == record.weights_hash
+
+
+def test_an_interrupted_cell_goes_on_and_ends_the_same(
+    train_cell: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, folder = train_cell("neck=focal", "epochs=4", "neck.proj_drop=0.1", outputs=tmp_path / "undisturbed")
+
+    def stumble(self: History, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.current_epoch == 2 and batch_idx == 3:
+            raise OSError("no space left on device")
+
+    monkeypatch.setattr(History, "on_train_batch_start", stumble)
+    with pytest.raises(RunFailed, match="no space left on device") as error:
+        train_cell("neck=focal", "epochs=4", "neck.proj_drop=0.1")
+    failed = next((tmp_path / "runs").iterdir())
+    assert "Traceback" in (failed / "FAILED").read_text()
+    assert str(failed / "FAILED") in str(error.value)
+    assert not (failed / "record.json").exists()
+    monkeypatch.undo()
+    resumed, other = train_cell("neck=focal", "epochs=4", "neck.proj_drop=0.1")
+    assert resumed.resumed == 1
+    assert not (other / "FAILED").exists()
+    assert resumed.weights_hash == undisturbed.weights_hash
+    assert resumed.figures == undisturbed.figures
+    assert resumed.best_epoch == undisturbed.best_epoch
+    assert history_of(other) == history_of(folder)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(train_cell: Train, tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"training loss is (nan|inf) at step \d+ \(epoch 0\)"):
+        train_cell("optimizer.lr=1e30", "schedule=constant")
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert "FloatingPointError" in (folder / "FAILED").read_text()
+
+
+def test_figures_come_from_the_best_epochs_weights(train_cell: Train) -> None:
+    record, folder = train_cell("epochs=3", "optimizer.lr=0.03")
+    accuracies = [float(row["val/acc"]) for row in history_of(folder)]
+    assert record.best_epoch == accuracies.index(max(accuracies))
+    assert record.figures["val/acc"] == pytest.approx(max(accuracies), abs=1e-6)
+    checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert checkpoint["epoch"] == record.best_epoch
+    count = record.data["images"]["train"]
+    assert count % 16
+    assert record.steps == 3 * (count // 16)
+    assert record.train_images_left_out == 3 * (count % 16)
+
+
+@pytest.mark.parametrize("gap", [24, 25])
+def test_context_refuses_a_backbone_that_sees_across_the_gap(train_cell: Train, gap: int) -> None:
+    with pytest.raises(RunFailed, match=rf"min_gap={gap}: must be larger than .*receptive field \(25 pixels\)"):
+        train_cell("data=context", f"data.source.min_gap={gap}", "data.size=48")
+
+
+def test_pretrained_coverage_is_in_the_record(train_cell: Train, tmp_path: Path) -> None:
+    weights = tmp_path / "resnet18.pth"
+    torch.save(torchvision.models.resnet18().state_dict(), weights)
+    options = ["backbone=resnet18", "backbone.stage=layer1", "backbone.stem=imagenet", f"backbone.pretrained={weights}"]
+    small = [text for text in SMALL if not text.startswith("backbone")]
+    chosen = [*small, f"outputs={tmp_path}", "epochs=1", *options]
+    record = run(*compose_train(chosen), chosen)
+    assert record.pretrained == [25, 25]
+    chosen[-2] = "backbone.stem=cifar"
+    with pytest.raises(RunFailed, match=r"covers 24 of 25 tensors.*conv1\.weight"):
+        run(*compose_train(chosen), chosen)
+
+
+def identity_of(*overrides: str) -> str:
+    plain: Any = OmegaConf.to_container(compose_train([*SMALL, *overrides])[0], resolve=True)
+    return hash_identity(cell_identity(plain, {"train": "abc"}))
+
+
+def test_identity_is_what_changes_the_result_and_nothing_else() -> None:
+    base = identity_of()
+    for neutral in (
+        "logger=wandb",
+        "outputs=/elsewhere",
+        "study=other",
+        "rerun=true",
+        "trainer.devices=2",
+        "trainer.accelerator=gpu",
+        "+trainer.enable_progress_bar=false",
+    ):
+        assert identity_of(neutral) == base, neutral
+    changes = (
+        "seed=1",
+        "neck=sppf",
+        "neck=focal",
+        "head=pyramid",
+        "backbone.depth=14",
+        "optimizer.lr=0.1",
+        "optimizer=sgd",
+        "schedule=cosine",
+        "epochs=3",
+        "batch_size=8",
+        "data.size=32",
+        "data.augment.flip=true",
+        "trainer.precision=bf16-mixed",
+        "trainer.gradient_clip_val=1",
+        "+trainer.limit_train_batches=2",
+        "task.label_smoothing=0.1",
+    )
+    assert len({identity_of(change) for change in changes} | {base}) == len(changes) + 1
+
+
+def test_label_is_readable_and_safe_in_paths() -> None:
+    choices = {"data": "context", "backbone": "cifar_resnet", "neck": "focal"}
+    label = cell_label(choices, ["neck=focal", "neck.focal_level=3", "neck.kernels=[3,../5]", "seed=2"], 2)
+    assert label == "context_cifar_resnet_focal_focal_level-3_kernels-3,..-5-_s2"
+    hostile = cell_label({**choices, "neck": "../<b>\U0001f600" * 90}, [], 0)
+    assert "/" not in hostile
+    assert len(hostile) < 110
+    assert hostile.isascii()
+
+
+GROUPS = {
+    "neck": ["none", "conv", "spp", "sppf", "focal", "focal_block", "dw_convnet"],
+    "head": ["gap", "flatten", "pyramid"],
+    "optimizer": ["adamw", "sgd"],
+    "schedule": ["one_cycle", "cosine", "constant"],
+}
+
+
+def test_every_config_is_tried_below() -> None:
+    for group, names in GROUPS.items():
+        assert sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")) == sorted(names)
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group, names in GROUPS.items() for name in names])
+def test_every_config_composes_and_takes_a_step(train_cell: Train, group: str, name: str) -> None:
+    record, _ = train_cell(f"{group}={name}", "epochs=2", "+trainer.limit_train_batches=1")
+    assert record.choices[group] == name
+    assert record.steps == 2
+    assert record.weights_hash != record.initial_hash
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm"])
+def test_every_backbone_config_instantiates(name: str) -> None:
+    config, _ = compose_train([f"backbone={name}"])
+    assert instantiate(config.backbone).out_channels > 0

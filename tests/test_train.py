@@ -1,0 +1,152 @@
+"""The command line as a user has it: real processes, real W&B runs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from necklace.record import read_record
+from tests.conftest import SMALL
+
+ROOT = Path(__file__).parents[1]
+
+
+def train(*arguments: str, cwd: Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    keyless = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        cwd=cwd,
+        env=keyless | {"OMP_NUM_THREADS": "1", "HOME": str(cwd)} | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def inspect(run_file: Path) -> dict:
+    """Read an offline W&B run back through W&B's own reader."""
+    wandb = Path(sys.executable).with_name("wandb")
+    command = [str(wandb), "leet", "inspect", "--summary", "--json", str(run_file)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.slow
+def test_a_multirun_leaves_a_folder_a_record_and_a_wandb_run_for_each(tmp_path: Path) -> None:
+    small = [text for text in SMALL if text != "logger=none"]
+    result = train("-m", "neck=none,spp,sppf,focal", "seed=0,1", *small, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    folders = sorted(path.parent for path in tmp_path.glob("outputs/runs/*/record.json"))
+    assert len(folders) == 8
+    records = [read_record(folder / "record.json") for folder in folders]
+    assert {(r.choices["neck"], r.config["seed"]) for r in records} == {
+        (neck, seed) for neck in ("none", "spp", "sppf", "focal") for seed in (0, 1)
+    }
+    assert len({record.weights_hash for record in records}) >= 7  # spp and sppf may end bitwise equal
+    runs = sorted(tmp_path.glob("outputs/runs/*/wandb/offline-run-*/run-*.wandb"))
+    assert len(runs) == 8
+    assert len({run.name for run in runs}) == 8
+    for folder, record in zip(folders, records, strict=True):
+        (run,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+        content = inspect(run)
+        text = json.dumps(content)
+        assert record.cell in text
+        assert record.config["neck"]["_target_"] in text
+        assert content["summary"]["test/acc"] == pytest.approx(record.figures["test/acc"])
+    assert result.stdout.count("upload it with: wandb sync") == 8
+    assert "[" not in result.stderr, result.stderr  # no warnings, no tracebacks
+
+
+@pytest.mark.slow
+def test_a_users_neck_trains_without_touching_the_project(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    (mine / "neck").mkdir(parents=True)
+    (mine / "my_necks.py").write_text(
+        "from torch import nn\n\n\n"
+        "class Blur(nn.Module):\n"
+        "    def __init__(self, channels, size=3):\n"
+        "        super().__init__()\n"
+        "        self.out_channels = channels\n"
+        "        self.blur = nn.Conv2d(channels, channels, size, padding=size // 2, groups=channels)\n\n"
+        "    def forward(self, x):\n"
+        "        return x + self.blur(x)\n"
+    )
+    (mine / "neck" / "blur.yaml").write_text("_target_: my_necks.Blur\nsize: 5\n")
+    result = train("--config-dir", str(mine), "neck=blur", *SMALL, cwd=tmp_path, environment={"PYTHONPATH": str(mine)})
+    assert result.returncode == 0, result.stderr
+    (path,) = tmp_path.glob("outputs/runs/*_blur_s0_*/record.json")
+    assert read_record(path).cost["neck"]["params"] == 16 * 25 + 16
+
+
+def image_folder(root: Path) -> Path:
+    for split, count in (("train", 12), ("test", 4)):
+        for name, shade in (("dark", 40), ("light", 200)):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                Image.new("RGB", (20 + index, 24), (shade + index,) * 3).save(folder / f"{index}.png")
+    return root
+
+
+@pytest.mark.slow
+def test_corrupt_images_stop_the_run_or_are_counted(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "images")
+    broken = root / "train" / "dark" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    small = [text for text in SMALL if "source" not in text] + ["data=folder", f"data.root={root}", "batch_size=4"]
+    stopped = train("neck=sppf", *small, cwd=tmp_path)
+    assert stopped.returncode != 0
+    assert str(broken) in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    skipped = train("neck=sppf", *small, "data.on_corrupt=skip", cwd=tmp_path)
+    assert skipped.returncode == 0, skipped.stderr
+    (path,) = tmp_path.glob("outputs/runs/*/record.json")
+    record = read_record(path)
+    ((name, reason),) = record.data["skipped"]
+    assert name.endswith("3.png")
+    assert reason
+    assert sum(record.data["images"].values()) == 23 + 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["neck=fpn"], ["neck/fpn", "none", "spp", "sppf", "focal", "focal_block"]),
+        (["data=folder"], ["data.root"]),
+        (["data=folder", "data.root=nowhere"], ["nowhere"]),
+        (["neck=focal", "neck.focal_window=4"], ["focal_window", "4"]),
+        (["neck.focal_window=5"], ["neck.focal_window"]),
+    ],
+)
+def test_a_mistake_is_answered_in_a_line_or_two(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+    result = train(*arguments, "logger=none", cwd=tmp_path)
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+    full = "HYDRA_FULL_ERROR"
+    assert (
+        len([line for line in result.stderr.splitlines() if line and full not in line]) <= 14
+    )  # Hydra lists the necks one a line
+    assert not list(tmp_path.rglob("record.json"))
+
+
+@pytest.mark.slow
+def test_one_failing_cell_of_a_multirun_does_not_take_the_others_along(tmp_path: Path) -> None:
+    result = train("-m", "neck=none,focal", "optimizer.lr=1e30,1e-3", "schedule=constant", *SMALL, cwd=tmp_path)
+    assert result.returncode == 1
+    assert len(list(tmp_path.glob("outputs/runs/*/record.json"))) == 2
+    assert len(list(tmp_path.glob("outputs/runs/*/FAILED"))) == 2
+    assert "training loss is" in result.stderr
+    table = subprocess.run(
+        [sys.executable, str(ROOT / "ablate.py"), "--from", "outputs/runs"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert table.returncode == 1
+    assert table.stdout.count("FAILED") == 2

@@ -260,9 +260,12 @@ def check_gap(data: DataModule, model: Model) -> None:
     if min_gap is None:
         return
     seen = receptive_field(model.backbone)
-    if seen is None or min_gap <= seen:
+    shrunk = (torch.tensor(data.size) / data.splits["train"].shapes).min().clamp(max=1)
+    gap = int(min_gap * shrunk)
+    if seen is None or gap <= seen:
+        resized = f" ({gap} after resizing to data.size)" if gap < min_gap else ""
         raise ValueError(
-            f"data.source.min_gap={min_gap}: must be larger than the backbone's receptive field "
+            f"data.source.min_gap={min_gap}{resized}: must be larger than the backbone's receptive field "
             f"({'the whole image' if seen is None else f'{seen} pixels'}), or the backbone alone can solve the task"
         )
 

@@ -1,5 +1,6 @@
 """A table of any set of runs, from their records alone; a failed run is a row too."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,16 +57,20 @@ def run_table(cells: list[Cell], title: str) -> Table:
     table.add_column("fit s")
     for column in table.columns[1:]:
         column.justify = "right"
-    for cell in cells:
+    names = [_bare_name(cell) for cell in cells]
+    # What all runs have in common says nothing in a table: up to the last word that differs.
+    shared = os.path.commonprefix(names).rpartition("_")[0] if len(set(names)) > 1 else ""
+    start = len(shared) + 1 if shared else 0
+    for cell, name in sorted(zip(cells, names, strict=True), key=_by_neck_size):
         if cell.record is None:
-            table.add_row(cell.folder.name, "", "FAILED" if cell.failure else "unfinished", cell.failure or "")
+            table.add_row(name[start:], "", "FAILED" if cell.failure else "unfinished", cell.failure or "")
             continue
         record, neck = cell.record, cell.record.cost["neck"]
         accuracies = [
             f"{100 * record.figures[name]:.1f}" if name in record.figures else "-" for name in ("test/acc", "val/acc")
         ]
         table.add_row(
-            cell.folder.name.removesuffix(f"_{record.cell_hash}").removesuffix(f"_s{record.config['seed']}"),
+            name[start:],
             str(record.config["seed"]),
             *accuracies,
             f"{record.total('params'):,}",
@@ -75,3 +80,17 @@ def run_table(cells: list[Cell], title: str) -> Table:
             f"{record.fit_seconds:.0f}",
         )
     return table
+
+
+def _bare_name(cell: Cell) -> str:
+    """The folder's name without hash and seed."""
+    name = cell.folder.name.rpartition("_")[0] or cell.folder.name
+    return name.removesuffix(f"_s{cell.record.config['seed']}") if cell.record else name
+
+
+def _by_neck_size(row: tuple[Cell, str]) -> tuple[bool, int, str, int]:
+    """Finished runs first, from the smallest neck to the largest."""
+    record, name = row[0].record, row[1]
+    if record is None:
+        return True, 0, name, 0
+    return False, record.cost["neck"]["params"], name, record.config["seed"]

@@ -53,10 +53,10 @@ def read_cells(root: Path) -> list[Cell]:
 
 def run_table(cells: list[Cell], title: str) -> Table:
     """One row for each run: accuracy, parameters, multiply-adds, time."""
-    table = Table("run", "seed", "test acc %", "val acc %", "parameters", "of neck", "MACs (M)", "of neck", title=title)
-    table.add_column("fit s")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table(title=title)
+    table.add_column("run", no_wrap=True)
+    for header in ("seed", "test\nacc %", "val\nacc %", "params", "of\nneck", "MACs\n(M)", "of\nneck", "fit s"):
+        table.add_column(header, justify="right", no_wrap=header != "test\nacc %")
     names = [_bare_name(cell) for cell in cells]
     # What all runs have in common says nothing in a table: up to the last word that differs.
     shared = os.path.commonprefix(names).rpartition("_")[0] if len(set(names)) > 1 else ""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from necklace.figures import draw_curves
 from necklace.table import read_cells, run_table
 
 
@@ -13,13 +14,20 @@ def main() -> None:
     """Read the runs below a folder and print their table; exit code 1 if one of them failed or is unfinished."""
     parser = argparse.ArgumentParser(description="A table of runs, from their records.")
     parser.add_argument("--from", dest="root", type=Path, required=True, metavar="DIR", help="such as outputs/demo")
-    root = parser.parse_args().root
+    parser.add_argument("--curves", type=Path, metavar="FILE", help="also draw val accuracy by epoch, as .png, .svg or .pdf")
+    arguments = parser.parse_args()
+    root = arguments.root
     try:
         cells = read_cells(root)
+        if arguments.curves:
+            draw_curves(cells, arguments.curves)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     Console().print(run_table(cells, str(root)))
-    if any(cell.record is None for cell in cells):
+    lost = [cell for cell in cells if cell.record is None]
+    for cell in lost:
+        print(f"{cell.folder}: {cell.failure or 'unfinished'}", file=sys.stderr)
+    if lost:
         sys.exit(1)
 
 

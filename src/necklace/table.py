@@ -1,7 +1,7 @@
 """A table of any set of runs, from their records alone; a failed run is a row too."""
 
-import os
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from rich.table import Table
@@ -56,21 +56,17 @@ def run_table(cells: list[Cell], title: str) -> Table:
     table = Table(title=title)
     table.add_column("run", no_wrap=True)
     for header in ("seed", "test\nacc %", "val\nacc %", "params", "of\nneck", "MACs\n(M)", "of\nneck", "fit s"):
-        table.add_column(header, justify="right", no_wrap=header != "test\nacc %")
-    names = [_bare_name(cell) for cell in cells]
-    # What all runs have in common says nothing in a table: up to the last word that differs.
-    shared = os.path.commonprefix(names).rpartition("_")[0] if len(set(names)) > 1 else ""
-    start = len(shared) + 1 if shared else 0
-    for cell, name in sorted(zip(cells, names, strict=True), key=_by_neck_size):
+        table.add_column(header, justify="right", no_wrap=True)
+    for cell, name in run_names(cells):
         if cell.record is None:
-            table.add_row(name[start:], "", "FAILED" if cell.failure else "unfinished", cell.failure or "")
+            table.add_row(name, "", "FAILED" if cell.failure else "unfinished")
             continue
         record, neck = cell.record, cell.record.cost["neck"]
         accuracies = [
             f"{100 * record.figures[name]:.1f}" if name in record.figures else "-" for name in ("test/acc", "val/acc")
         ]
         table.add_row(
-            name[start:],
+            name,
             str(record.config["seed"]),
             *accuracies,
             f"{record.total('params'):,}",
@@ -80,6 +76,16 @@ def run_table(cells: list[Cell], title: str) -> Table:
             f"{record.fit_seconds:.0f}",
         )
     return table
+
+
+def run_names(cells: list[Cell]) -> list[tuple[Cell, str]]:
+    """Each run with the part of its name in which it differs: finished runs first, from the smallest neck to the largest."""
+    names = [_bare_name(cell) for cell in cells]
+    words = [name.split("_") for name in names]
+    alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False)))
+    start = min(alike, min(map(len, words)) - 1) if len(set(names)) > 1 else 0
+    rows = sorted(zip(cells, names, strict=True), key=_by_neck_size)
+    return [(cell, "_".join(name.split("_")[start:])) for cell, name in rows]
 
 
 def _bare_name(cell: Cell) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +16,12 @@ from tests.conftest import SMALL
 ROOT = Path(__file__).parents[1]
 
 
-def train(*arguments: str, cwd: Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     keyless = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     return subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *arguments],
         cwd=cwd,
-        env=keyless | {"OMP_NUM_THREADS": "1", "HOME": str(cwd)} | (environment or {}),
+        env=keyless | {"OMP_NUM_THREADS": "1", "HOME": str(cwd)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -62,20 +63,11 @@ def test_a_multirun_leaves_a_folder_a_record_and_a_wandb_run_for_each(tmp_path: 
 
 @pytest.mark.slow
 def test_a_users_neck_trains_without_touching_the_project(tmp_path: Path) -> None:
-    mine = tmp_path / "mine"
-    (mine / "neck").mkdir(parents=True)
-    (mine / "my_necks.py").write_text(
-        "from torch import nn\n\n\n"
-        "class Blur(nn.Module):\n"
-        "    def __init__(self, channels, size=3):\n"
-        "        super().__init__()\n"
-        "        self.out_channels = channels\n"
-        "        self.blur = nn.Conv2d(channels, channels, size, padding=size // 2, groups=channels)\n\n"
-        "    def forward(self, x):\n"
-        "        return x + self.blur(x)\n"
-    )
-    (mine / "neck" / "blur.yaml").write_text("_target_: my_necks.Blur\nsize: 5\n")
-    result = train("--config-dir", str(mine), "neck=blur", *SMALL, cwd=tmp_path, environment={"PYTHONPATH": str(mine)})
+    """Runs the README's own lines, with a smaller training."""
+    (block,) = [text for text in (ROOT / "README.md").read_text().split("```") if text.startswith("bash\nmkdir -p mine")]
+    command = shlex.join([sys.executable, str(ROOT / "train.py")])
+    script = block.removeprefix("bash\n").replace("python train.py", command).rstrip() + " " + shlex.join(SMALL)
+    result = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     (path,) = tmp_path.glob("outputs/runs/*_blur_s0_*/record.json")
     assert read_record(path).cost["neck"]["params"] == 16 * 25 + 16

@@ -5,9 +5,13 @@ import torch
 from torch import nn
 
 from necklace.backbones import CifarResNet
+from necklace.data.augment import normalise
+from necklace.data.datamodule import SizedImages
+from necklace.data.images import ImageSet
+from necklace.data.sizes import Native
 from necklace.heads import Gap, Pyramid
 from necklace.model import Model, build_model, measure_cost, weights_hash
-from necklace.necks import SPP, SPPF, FocalModulation, NoNeck
+from necklace.necks import SPP, SPPF, ConvNeck, FocalBlock, FocalModulation, NoNeck
 
 Part = Callable[..., nn.Module]
 
@@ -68,3 +72,28 @@ def test_weights_hash_sees_one_bit() -> None:
 @pytest.mark.parametrize("size", [(4, 4), (31, 45)])
 def test_any_size_goes_through(size: tuple[int, int]) -> None:
     assert build(FocalModulation).eval()(torch.randn(2, 3, *size)).shape == (2, 10)
+
+
+EVERY_NECK = [NoNeck, ConvNeck, SPP, SPPF, FocalModulation, FocalBlock]
+
+
+@pytest.mark.parametrize("head", [Gap, Pyramid])
+@pytest.mark.parametrize("neck", EVERY_NECK, ids=lambda neck: neck.__name__)
+def test_an_image_gets_the_same_answer_whatever_it_is_batched_with(neck: Part, head: Part) -> None:
+    """200 images of 20 shapes, one by one and in native batches."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = torch.randint(9, 70, (20, 2), generator=generator).repeat(10, 1)
+    pixels = torch.randint(256, (int(shapes.prod(1).sum()) * 3,), generator=generator, dtype=torch.uint8)
+    images = ImageSet(pixels, shapes, torch.arange(200) % 10, tuple(map(str, range(200))))
+    native = Native(max_side=64, stride=4)
+    sized = SizedImages(images, native.native_shapes(shapes))
+    model = build(neck, head=head).eval()
+    steps = native.eval_steps(shapes, 16, 0, 1)
+    assert len({step.size for step in steps}) > 10
+    assert torch.cat([step.indices for step in steps]).sort().values.tolist() == list(range(200))
+    with torch.no_grad():
+        for step in steps:
+            batch = normalise(sized.gather(step.indices, step.size), (0.5,) * 3, (0.25,) * 3)
+            together = model(batch)
+            alone = torch.cat([model(image[None]) for image in batch])
+            torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)

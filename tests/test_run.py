@@ -9,10 +9,11 @@ import torchvision
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from necklace.cell import cell_identity, cell_label, hash_identity
 from necklace.data.datamodule import DataModule
 from necklace.history import History
 from necklace.record import Record
-from necklace.run import RunFailed, cell_identity, cell_label, hash_identity, run
+from necklace.run import RunFailed, run
 from tests.conftest import CONFIGS, SMALL, compose_train
 
 Train = Callable[..., tuple[Record, Path]]
@@ -216,3 +217,47 @@ def test_every_config_composes_and_takes_a_step(train_cell: Train, group: str, n
 def test_every_backbone_config_instantiates(name: str) -> None:
     config, _ = compose_train([f"backbone={name}"])
     assert instantiate(config.backbone).out_channels > 0
+
+
+NATIVE = ["data/sizes=native", "data.sizes.max_side=48"]
+
+
+@pytest.mark.parametrize("sizes", [NATIVE, ["data/sizes=multiscale", "data.sizes.sizes=[16,24]"]])
+def test_many_sizes_train_resume_and_are_judged_by_size(
+    train_cell: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[str]
+) -> None:
+    options = [*sizes, "head=pyramid", "epochs=3", "data.eval_sizes=[16,40]", "data.augment.flip=true"]
+    undisturbed, folder = train_cell(*options, outputs=tmp_path / "undisturbed")
+    assert sizes[0].split("=")[1] in undisturbed.cell
+    assert {"test/acc", "test/acc@16", "test/acc@40", "test/loss@16"} <= undisturbed.figures.keys()
+    trained = undisturbed.data["images"]["train"] * 3 - undisturbed.train_images_left_out
+    assert 0 < trained <= undisturbed.data["images"]["train"] * 3
+
+    def stumble(self: History, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.current_epoch == 1 and batch_idx == 2:
+            raise OSError("unplugged")
+
+    monkeypatch.setattr(History, "on_train_batch_start", stumble)
+    with pytest.raises(RunFailed, match="unplugged"):
+        train_cell(*options)
+    monkeypatch.undo()
+    resumed, other = train_cell(*options)
+    assert resumed.resumed == 1
+    assert resumed.weights_hash == undisturbed.weights_hash
+    assert resumed.figures == undisturbed.figures
+    assert history_of(other) == history_of(folder)
+
+
+def test_flatten_refuses_sizes_that_vary_and_points_to_pyramid(train_cell: Train) -> None:
+    with pytest.raises(RunFailed, match="head=pyramid"):
+        train_cell(*NATIVE, "head=flatten")
+
+
+def test_native_sizes_have_to_suit_the_backbones_stride(train_cell: Train) -> None:
+    with pytest.raises(RunFailed, match=r"data\.sizes\.stride=2: must be a multiple of the backbone's 4"):
+        train_cell(*NATIVE, "data.sizes.stride=2")
+
+
+def test_strategies_that_lose_the_record_are_refused(train_cell: Train) -> None:
+    with pytest.raises(ValueError, match=r"trainer\.strategy=ddp_fork.*use ddp"):
+        train_cell("trainer.strategy=ddp_fork")

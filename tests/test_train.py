@@ -6,12 +6,18 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image
 
-from necklace.record import read_record
-from tests.conftest import SMALL
+from necklace.model import build_model, weights_hash
+from necklace.record import read_record, unpack_bits
+from necklace.run import datamodule_of
+from tests.conftest import SMALL, compose_train
 
 ROOT = Path(__file__).parents[1]
 
@@ -142,3 +148,63 @@ def test_one_failing_cell_of_a_multirun_does_not_take_the_others_along(tmp_path:
     )
     assert table.returncode == 1
     assert table.stdout.count("FAILED") == 2
+
+
+TWO = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_cell_and_judge_every_image_once(tmp_path: Path) -> None:
+    """A real gloo group; its test figures are those of one process with the same weights."""
+    sizes = [
+        "data/sizes=native",
+        "data.sizes.max_side=48",
+        "data.eval_sizes=[24]",
+        "data.source.test=33",
+        "data.source.train=150",
+    ]
+    small = [text for text in SMALL if "source" not in text and text != "logger=none"]
+    result = train("neck=sppf", *small, *sizes, *TWO, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (path,) = tmp_path.glob("outputs/runs/*/record.json")
+    record = read_record(path)
+    assert record.world_size == 2
+    assert len(list(path.parent.glob("wandb/offline-run-*"))) == 1
+    right = unpack_bits(record.test_correct or "", 33)
+    assert record.figures["test/acc"] == pytest.approx(right.mean(), abs=1e-6)
+
+    chosen = [*small, *sizes, "neck=sppf", "logger=none"]
+    config, _ = compose_train(chosen)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    data = datamodule_of(plain)
+    model = build_model(
+        lambda: instantiate(config.backbone),
+        lambda **sizes: instantiate(config.neck, **sizes),
+        lambda **sizes: instantiate(config.head, **sizes),
+        10,
+        None,
+        0,
+    )
+    state = torch.load(path.parent / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()})
+    assert weights_hash(model) == record.weights_hash
+    model.eval()
+    for size, name in ((None, "test/acc"), (24, "test/acc@24")):
+        hits, losses = torch.zeros(33, dtype=torch.bool), torch.zeros(33)
+        with torch.no_grad():
+            for batch in data.eval_batches("test", size):
+                logits = model(data.prepare(batch, augment=False).images)
+                hits[batch.indices] = logits.argmax(1) == batch.labels
+                losses[batch.indices] = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
+        assert record.figures[name] == pytest.approx(hits.float().mean().item(), abs=1e-6)
+        assert record.figures[name.replace("acc", "loss")] == pytest.approx(losses.mean().item(), abs=1e-5)
+        if size is None:
+            assert hits.tolist() == right.tolist()
+
+
+@pytest.mark.slow
+def test_a_multirun_of_process_groups_is_refused(tmp_path: Path) -> None:
+    result = train("-m", "seed=0,1", *SMALL, *TWO, cwd=tmp_path)
+    assert result.returncode != 0
+    assert "without -m" in result.stderr
+    assert not list(tmp_path.rglob("record.json"))

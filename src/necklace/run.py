@@ -1,12 +1,9 @@
 """One run: config -> fit -> choose on val -> test once -> record."""
 
-import hashlib
 import json
 import logging
 import platform
-import re
 import shutil
-import subprocess
 import time
 import traceback
 import warnings
@@ -20,35 +17,22 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from rich.console import Console
 
 from necklace.backbones import receptive_field
+from necklace.cell import cell_identity, cell_label, git_state, hash_identity
 from necklace.data.augment import Augmentation
 from necklace.data.datamodule import DataModule
+from necklace.data.sizes import Fixed, Native
 from necklace.history import History
 from necklace.loggers import finish_wandb
 from necklace.model import Model, build_model, cost_table, measure_cost, weights_hash
 from necklace.record import SCHEMA, Record, pack_bits, read_record, write_record, write_whole
-from necklace.tasks import correctness
+from necklace.tasks import Task, correctness
 
-# What a run's result does not depend on, so that its identity must not either. All else counts: an option too many in the
-# identity makes a new cell, which costs time; a forgotten one would pass off one cell's result as another's.
-NEUTRAL = {
-    "": {"logger", "outputs", "study", "rerun"},
-    "data": {"source", "root", "on_corrupt"},  # the content's digest stands for these
-    "backbone": {"pretrained"},  # likewise
-    "trainer": {
-        "accelerator",
-        "devices",
-        "num_nodes",
-        "strategy",
-        "deterministic",
-        "log_every_n_steps",
-        "enable_progress_bar",
-    },
-}
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm", "hydra-core", "wandb", "numpy")
 
 
@@ -72,24 +56,30 @@ def run(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> Re
         ValueError: The config asks for what cannot be.
     """
     started = time.perf_counter()
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, quiet=_rank() != 0)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # pyright: ignore[reportAssignmentType]
-    data = _data(plain)
-    identity = cell_identity(plain, data.digest())
+    strategy = str(plain["trainer"].get("strategy", "auto"))
+    if any(kind in strategy for kind in ("spawn", "fork", "notebook")):
+        raise ValueError(f"trainer.strategy={strategy}: what its ranks measure does not come back to the record; use ddp")
+    data = datamodule_of(plain)
+    identity = cell_identity(plain, data.digest)
     cell_hash = hash_identity(identity)
     root = Path(plain["outputs"]) / plain["study"]
     folder = next(iter(sorted(root.glob(f"*_{cell_hash}"))), None)
     if folder is None:
         folder = root / f"{cell_label(choices, overrides, plain['seed'])}_{cell_hash}"
-    if plain["rerun"]:
+    # Lightning starts the other ranks of a group as this same command; the first has made room and written by then.
+    main_rank = _rank() == 0
+    if plain["rerun"] and main_rank:
         shutil.rmtree(folder, ignore_errors=True)
     if (folder / "record.json").exists():
         record = read_record(folder / "record.json")
         console.print(f"This run exists: [bold]{folder}[/] ({_shown(record.figures)}). rerun=true trains it again.")
         return record
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "FAILED").unlink(missing_ok=True)
-    write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+    if main_rank:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "FAILED").unlink(missing_ok=True)
+        write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
     console.print(f"[bold]{folder}[/]")
     figures: dict[str, float] = {}
     failed = True
@@ -122,20 +112,21 @@ def _train(
         lambda **sizes: instantiate(config.neck, **sizes),
         lambda **sizes: instantiate(config.head, **sizes),
         len(data.classes),
-        data.size,
+        data.size if isinstance(data.sizes, Fixed) else None,
         plain["seed"],
     )
     check_gap(data, model)
+    check_stride(data, model)
     initial_hash = weights_hash(model)
     costs = measure_cost(model, data.size)
     console.print(cost_table(costs, data.size))
     logger = False
-    if config.logger:
+    if config.logger and _rank() == 0:
         logger = instantiate(config.logger, _partial_=True)(folder=folder, cell=folder.name, config=plain)
     task = instantiate(
         config.task,
         model=model,
-        num_classes=len(data.classes),
+        classes=data.classes,
         optimizer=instantiate(config.optimizer),
         schedule=instantiate(config.schedule),
         seed=plain["seed"],
@@ -145,7 +136,7 @@ def _train(
     best = ModelCheckpoint(
         folder / "checkpoints",
         filename="best",
-        monitor="val/acc",
+        monitor=task.monitor,
         mode="max",
         save_last=True,
         enable_version_counter=False,
@@ -162,6 +153,7 @@ def _train(
         default_root_dir=folder,
         num_sanity_val_steps=0,
         enable_model_summary=False,
+        use_distributed_sampler=False,  # the plan of batches knows the ranks; padding a split would count images twice
     )
     last = folder / "checkpoints" / "last.ckpt"
     trainer.fit(task, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
@@ -173,10 +165,11 @@ def _train(
     test_correct = None
     if "test" in data.splits:
         figures |= trainer.test(task, data, verbose=False)[0]
-        test_correct = pack_bits(correctness(task.test_correct, len(data.splits["test"])))
-    train = data.batches("train", shuffle=True)
-    left_out = (len(train.images) - len(train) * data.batch_size) * plain["epochs"]
-    images_seen = len(train) * data.batch_size * plain["epochs"]
+        parts = [part for rank in all_gather_object(task.test_correct) for part in rank]
+        test_correct = pack_bits(correctness(parts, len(data.splits["test"])))
+        figures |= _test_by_size(trainer, task, data)
+    left_out = data.left_out(plain["epochs"], trainer.world_size)
+    images_seen = len(data.splits["train"]) * plain["epochs"] - left_out
     record = Record(
         schema=SCHEMA,
         cell=folder.name,
@@ -192,7 +185,7 @@ def _train(
         train_images_left_out=left_out,
         test_correct=test_correct,
         data={
-            "digest": data.digest(),
+            "digest": data.digest,
             "images": {name: len(split) for name, split in data.splits.items()},
             "classes": list(data.classes),
             "skipped": [list(item) for item in data.source.skipped],
@@ -215,9 +208,35 @@ def _train(
         wall_seconds=time.perf_counter() - started,
         resumed=history.resumed,
     )
-    write_record(record, folder / "record.json")
+    if trainer.is_global_zero:
+        write_record(record, folder / "record.json")
     console.print(f"best epoch {record.best_epoch + 1}/{record.epochs}: {_shown(record.figures)}")
     return record
+
+
+def _test_by_size(trainer: pl.Trainer, task: Task, data: DataModule) -> dict[str, float]:
+    """The test metrics with every image brought to one size, for each of the sizes asked for: `test/acc@24`."""
+    figures = {}
+    for size in data.eval_sizes:
+        data.test_size = size
+        results = trainer.test(task, data, verbose=False)[0]
+        figures |= {f"{name}@{size}": value for name, value in results.items()}
+    data.test_size = None
+    return figures
+
+
+def _rank() -> int:
+    """This process's rank, known before there is a trainer: Lightning reads it from the environment that its launcher sets."""
+    return getattr(rank_zero_only, "rank", None) or 0
+
+
+def all_gather_object(item: Any) -> list[Any]:
+    """The item of every rank, in order of rank."""
+    if not torch.distributed.is_initialized():
+        return [item]
+    items: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(items, item)
+    return items
 
 
 @contextmanager
@@ -235,19 +254,31 @@ def _quiet_lightning() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _data(plain: dict[str, Any]) -> DataModule:
+def datamodule_of(plain: dict[str, Any]) -> DataModule:
+    """The data of a resolved config."""
     options = dict(plain["data"])
     source = _source(json.dumps(options.pop("source"), sort_keys=True))
     augment = Augmentation(**options.pop("augment"))
-    for name in ("root", "on_corrupt"):
+    sizes = instantiate(options.pop("sizes"))
+    for name in ("root", "on_corrupt", "size", "download", "year"):  # they reach the source and the sizes by interpolation
         options.pop(name, None)
-    return DataModule(source, batch_size=plain["batch_size"], seed=plain["seed"], augment=augment, **options)
+    return DataModule(source, sizes, plain["batch_size"], plain["seed"], augment, **options)
 
 
 @lru_cache(maxsize=2)
 def _source(options: str) -> Any:
     """Images are read or drawn once for all the runs of a process."""
     return instantiate(json.loads(options))
+
+
+def check_stride(data: DataModule, model: Model) -> None:
+    """Hold native sizes to what they are for: a feature map that covers the image to the pixel.
+
+    Raises:
+        ValueError: Images are rounded to something that is no multiple of the backbone's stride.
+    """
+    if isinstance(data.sizes, Native) and data.sizes.stride % model.backbone.stride:
+        raise ValueError(f"data.sizes.stride={data.sizes.stride}: must be a multiple of the backbone's {model.backbone.stride}")
 
 
 def check_gap(data: DataModule, model: Model) -> None:
@@ -268,58 +299,6 @@ def check_gap(data: DataModule, model: Model) -> None:
             f"data.source.min_gap={min_gap}{resized}: must be larger than the backbone's receptive field "
             f"({'the whole image' if seen is None else f'{seen} pixels'}), or the backbone alone can solve the task"
         )
-
-
-def cell_identity(plain: dict[str, Any], digest: dict[str, str]) -> dict[str, Any]:
-    """All that changes a run's result, and nothing else: no paths, loggers, devices or progress bars.
-
-    Args:
-        plain: The resolved config.
-        digest: The data's content, by split.
-
-    Returns:
-        A JSON-ready dict.
-    """
-    kept = {name: value for name, value in plain.items() if name not in NEUTRAL[""]}
-    for group, neutral in NEUTRAL.items():
-        if group:
-            kept[group] = {name: value for name, value in kept[group].items() if name not in neutral}
-    kept["data"]["digest"] = digest
-    weights = plain["backbone"].get("pretrained")
-    kept["backbone"]["pretrained"] = _file_digest(weights) if weights else None
-    return kept
-
-
-def hash_identity(identity: dict[str, Any]) -> str:
-    """Ten hex digits over an identity."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
-
-
-def cell_label(choices: dict[str, str], overrides: list[str], seed: int) -> str:
-    """A readable folder name, such as `context_cifar_resnet_focal_focal_level-3_s0`: safe in paths, at most 100 characters."""
-    parts = [choices["data"], choices["backbone"], choices["neck"]]
-    parts += [text.removeprefix("neck.") for text in overrides if text.startswith("neck.")]
-    return re.sub(r"[^\w.,+-]+", "-", "_".join(parts), flags=re.ASCII)[:90] + f"_s{seed}"
-
-
-def git_state() -> dict[str, Any] | None:
-    """Commit and dirty flag of the code that runs, or None where it is not a checkout."""
-    root = Path(__file__).resolve().parents[2]
-
-    def git(*command: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=True).stdout
-
-    try:
-        return {"sha": git("rev-parse", "HEAD").strip(), "dirty": bool(git("status", "--porcelain").strip())}
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _file_digest(path: str) -> str:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"backbone.pretrained={path}: there is no such file")
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _device_name(device: torch.device) -> str:

@@ -25,7 +25,8 @@ class ImageSet:
     Attributes:
         pixels: uint8 `[sum(h * w * 3)]`, the images one after another, each `[h, w, 3]` RGB, row by row.
         shapes: int64 `[N, 2]`, height and width of each image.
-        labels: int64 `[N]`.
+        labels: int64 `[N]`, the class of each image; or, where an image may show several classes, int8 `[N, K]`: 1 present,
+            0 absent, -1 not to be judged.
         names: One unique id for each image, such as its relative path or `train/17`.
     """
 
@@ -40,8 +41,13 @@ class ImageSet:
             raise ValueError(f"pixels must be uint8 [P], not {self.pixels.dtype} {list(self.pixels.shape)}")
         if self.shapes.dtype != torch.int64 or tuple(self.shapes.shape) != (count, 2):
             raise ValueError(f"shapes must be int64 [{count}, 2], not {self.shapes.dtype} {list(self.shapes.shape)}")
-        if self.labels.dtype != torch.int64 or tuple(self.labels.shape) != (count,):
-            raise ValueError(f"labels must be int64 [{count}], not {self.labels.dtype} {list(self.labels.shape)}")
+        kind = self.labels.dtype, self.labels.ndim
+        if kind not in ((torch.int64, 1), (torch.int8, 2)) or len(self.labels) != count:
+            raise ValueError(
+                f"labels must be int64 [{count}] or int8 [{count}, K], not {self.labels.dtype} {list(self.labels.shape)}"
+            )
+        if self.labels.ndim == 2 and not bool(((self.labels >= -1) & (self.labels <= 1)).all()):
+            raise ValueError("labels of several classes must be 1 (present), 0 (absent) or -1 (not to be judged)")
         if count and int(self.shapes.min()) < 1:
             raise ValueError("an image must be at least 1x1")
         if int(self.offsets[-1]) != self.pixels.numel():
@@ -50,12 +56,12 @@ class ImageSet:
             raise ValueError("names of images must be unique")
 
     @classmethod
-    def build(cls, images: Iterable[torch.Tensor], labels: Sequence[int], names: Sequence[str]) -> "ImageSet":
+    def build(cls, images: Iterable[torch.Tensor], labels: Sequence[int] | torch.Tensor, names: Sequence[str]) -> "ImageSet":
         """Put images into one set.
 
         Args:
             images: uint8 tensors, each `[h, w, 3]`.
-            labels: One class index for each image.
+            labels: One class index for each image, or int8 `[N, K]` as in `ImageSet`.
             names: One unique id for each image.
 
         Returns:
@@ -65,7 +71,7 @@ class ImageSet:
         return cls(
             pixels=torch.cat([image.reshape(-1) for image in images] or [torch.empty(0, dtype=torch.uint8)]),
             shapes=torch.tensor([image.shape[:2] for image in images], dtype=torch.int64).reshape(len(images), 2),
-            labels=torch.tensor(labels, dtype=torch.int64).reshape(len(labels)),
+            labels=labels if isinstance(labels, torch.Tensor) else torch.tensor(labels, dtype=torch.int64).reshape(len(labels)),
             names=tuple(names),
         )
 

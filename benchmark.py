@@ -1,0 +1,115 @@
+"""Measure speed, as ratios taken in one run: python benchmark.py loader --root DIR."""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from necklace.backbones import CifarResNet
+from necklace.data.augment import Augmentation
+from necklace.data.datamodule import DataModule
+from necklace.data.folder import Folder
+from necklace.data.sizes import Fixed
+from necklace.heads import Gap
+from necklace.model import Model, build_model
+from necklace.necks import NoNeck
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+
+
+def ours(root: Path, size: int, batch_size: int) -> Callable[[], Batches]:
+    """Epochs of necklace's batches: images in memory, flip, crop and normalisation on whole batches."""
+    data = DataModule(Folder(root), Fixed(size), batch_size, 0, Augmentation(flip=True, crop_padding=4), mean=MEAN, std=STD)
+
+    def epoch() -> Batches:
+        for batch in data.train_dataloader():
+            prepared = data.prepare(batch, augment=True)
+            yield prepared.images, prepared.labels
+
+    return epoch
+
+
+def per_image(root: Path, size: int, batch_size: int, workers: int) -> Callable[[], Batches]:
+    """Epochs as they are usually written: ImageFolder, PIL, transforms for each image, worker processes."""
+    transform = v2.Compose(
+        [
+            v2.Resize((size, size)),
+            v2.RandomCrop(size, padding=4, padding_mode="reflect"),
+            v2.RandomHorizontalFlip(),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+    images = ImageFolder(root / "train", transform)
+    loader = DataLoader(images, batch_size, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=True)
+    return lambda: loader
+
+
+def load(batches: Batches) -> float:
+    """Images per second of going through an epoch."""
+    started, images = time.perf_counter(), 0
+    for x, _ in batches:
+        images += len(x)
+    return images / (time.perf_counter() - started)
+
+
+def train(batches: Batches, model: Model) -> float:
+    """Images per second of training for an epoch."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    started, images = time.perf_counter(), 0
+    for x, y in batches:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x.contiguous(memory_format=torch.channels_last)), y).backward()
+        optimizer.step()
+        images += len(x)
+    return images / (time.perf_counter() - started)
+
+
+def loader(root: Path, size: int, batch_size: int, workers: int, rounds: int, console: Console) -> None:
+    """Compare both ways of loading, in turn, alone and with ResNet-8 behind them."""
+    ways = {"necklace": ours(root, size, batch_size), "ImageFolder": per_image(root, size, batch_size, workers)}
+    classes = len(ImageFolder(root / "train").classes)
+    speeds: dict[tuple[str, str], list[float]] = {}
+    for number in range(rounds + 1):
+        for name, epoch in ways.items():
+            model = build_model(CifarResNet, NoNeck, Gap, classes, (size, size), 0)
+            for what, measure in (("loader alone", load), ("training ResNet-8", lambda b, m=model: train(b, m))):
+                if what == "training ResNet-8" and number == 0:
+                    continue  # the first round warms up workers, caches and allocator
+                speed = measure(epoch())
+                if number:
+                    speeds.setdefault((what, name), []).append(speed)
+    table = Table("", "necklace images/s", f"ImageFolder, {workers} workers", "ratio", title=f"{root}, {size}x{size}")
+    for what in ("loader alone", "training ResNet-8"):
+        mine, usual = speeds[what, "necklace"], speeds[what, "ImageFolder"]
+        ratio = statistics.median(a / b for a, b in zip(mine, usual, strict=True))
+        table.add_row(what, f"{statistics.median(mine):,.0f}", f"{statistics.median(usual):,.0f}", f"{ratio:.2f}")
+    console.print(table)
+
+
+def main() -> None:
+    """Parse the command and run the benchmark."""
+    parser = argparse.ArgumentParser(description="Ratios of speed, each measured in turn within one run.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("loader", help="batches in memory against ImageFolder with PIL and workers, over whole epochs")
+    one.add_argument("--root", type=Path, required=True, help="image folder with train/CLASS/*.jpg")
+    one.add_argument("--size", type=int, default=32)
+    one.add_argument("--batch-size", type=int, default=128)
+    one.add_argument("--workers", type=int, default=2)
+    one.add_argument("--rounds", type=int, default=1, help="measured epochs of each kind, after one to warm up")
+    arguments = parser.parse_args()
+    loader(arguments.root, arguments.size, arguments.batch_size, arguments.workers, arguments.rounds, Console())
+
+
+if __name__ == "__main__":
+    main()

@@ -142,3 +142,26 @@ def test_parts_that_do_not_fit_together_are_refused(change, message):
 def test_names_must_be_unique():
     with pytest.raises(ValueError, match="unique"):
         ImageSet.build(random_images([(1, 1), (1, 1)]), [0, 1], ["a", "a"])
+
+
+def test_labels_of_several_classes_are_kept_selected_and_in_the_digest():
+    labels = torch.tensor([[1, 0, -1], [0, 0, 0]], dtype=torch.int8)
+    images = ImageSet.build(random_images([(2, 3), (4, 1)]), labels, ["a", "b"])
+    assert torch.equal(images.labels, labels)
+    assert images.select([1, 0]).labels.tolist() == [[0, 0, 0], [1, 0, -1]]
+    assert images.digest() != ImageSet.build(random_images([(2, 3), (4, 1)]), labels.abs(), ["a", "b"]).digest()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.zeros(2, 3, dtype=torch.int64), r"int64 \[2\] or int8 \[2, K\], not torch.int64 \[2, 3\]"),
+        (torch.zeros(2, dtype=torch.int8), r"not torch.int8 \[2\]"),
+        (torch.zeros(3, 1, dtype=torch.int8), r"not torch.int8 \[3, 1\]"),
+        (torch.tensor([[2], [0]], dtype=torch.int8), r"must be 1 \(present\), 0"),
+        (torch.tensor([[-128], [0]], dtype=torch.int8), r"must be 1 \(present\), 0"),
+    ],
+)
+def test_other_labels_are_refused(labels, message):
+    with pytest.raises(ValueError, match=message):
+        ImageSet.build(random_images([(2, 3), (4, 1)]), labels, ["a", "b"])

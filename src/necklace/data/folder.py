@@ -37,7 +37,7 @@ JUNK = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
 
 
 @dataclass(frozen=True)
-class _File:
+class File:
     """A file found: its path, its name relative to the root, and, if it is not to be read, why."""
 
     path: str
@@ -93,7 +93,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _read(files: list[_File]) -> list[torch.Tensor | str]:
+def _read(files: list[File]) -> list[torch.Tensor | str]:
     """Decode files; in place of an image that cannot be read stands the reason."""
     results: list[torch.Tensor | str] = []
     for file in files:
@@ -106,9 +106,55 @@ def _read(files: list[_File]) -> list[torch.Tensor | str]:
     return results
 
 
-def _readable(text: str) -> str:
+def decode_files(files: list[File], on_corrupt: Literal["stop", "skip"]) -> list[torch.Tensor | str]:
+    """Read and decode files, up to the first problem if that stops the run.
+
+    Args:
+        files: The files, none of which has a `problem`.
+        on_corrupt: As in `Folder`.
+
+    Returns:
+        For each file its image, uint8 `[h, w, 3]`, or why it cannot be read. With `stop`, a reason may end the list early.
+    """
+    results: list[torch.Tensor | str] = []
+    # Threads, as decoding a large image leaves the interpreter free; for tiny ones they neither help nor hurt.
+    chunks = [files[start : start + 64] for start in range(0, len(files), 64)]
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    # Filters belong to the process, not to a thread: they are set once, around all threads. Pillow warns about
+    # metadata, which changes no pixel here, and about images so large that they look like an attack: refused.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            for chunk in pool.map(_read, chunks):
+                results += chunk
+                if on_corrupt == "stop" and any(isinstance(result, str) for result in chunk):
+                    break
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return results
+
+
+def readable(text: str) -> str:
     """The text on one line and in any encoding, as a file name may hold line breaks and bytes that are not UTF-8."""
     return text if text.isprintable() else ascii(text)
+
+
+def open_root(root: str | Path, on_corrupt: str) -> Path:
+    """The root of a source, with links resolved; refuses one that does not exist, and an unknown `on_corrupt`."""
+    if on_corrupt not in ("stop", "skip"):
+        raise ValueError(f"data.on_corrupt={on_corrupt!r} must be stop or skip")
+    given = Path(root).expanduser()
+    if not given.exists():
+        raise FileNotFoundError(f"data.root={readable(str(root))} does not exist")
+    return given.resolve()
+
+
+def report(root: Path, name: str, reason: str, problems: list[tuple[str, str]], on_corrupt: Literal["stop", "skip"]) -> None:
+    """Stop at a file that cannot be used, or note it down; `name` is its path relative to the root."""
+    if on_corrupt == "stop":
+        raise ValueError(f"{readable(str(root / name))}: {readable(reason)} (data.on_corrupt=skip leaves such files out)")
+    problems.append((name, reason))
 
 
 class Folder:
@@ -130,22 +176,17 @@ class Folder:
             on_corrupt: What to do about a file that is not a readable image: `stop` with an error, or `skip` and list
                 it.
         """
-        if on_corrupt not in ("stop", "skip"):
-            raise ValueError(f"data.on_corrupt={on_corrupt!r} must be stop or skip")
-        given = Path(root).expanduser()
-        if not given.exists():
-            raise FileNotFoundError(f"data.root={_readable(str(root))} does not exist")
-        self.root = given.resolve()
-        self.on_corrupt = on_corrupt
+        self.root = open_root(root, on_corrupt)
+        self.on_corrupt: Literal["stop", "skip"] = on_corrupt
         if not (self.root / "train").is_dir():
             raise FileNotFoundError(
-                f"data.root={_readable(str(root))} has no folder train/ (images are looked for in train/CLASS/)"
+                f"data.root={readable(str(root))} has no folder train/ (images are looked for in train/CLASS/)"
             )
         self._listing_problems: dict[str, list[tuple[str, str]]] = {}
         self._decoding_problems: dict[str, list[tuple[str, str]]] = {}
         train = self._class_folders("train")
         self.classes: tuple[str, ...] = tuple(train)
-        self._files: dict[str, list[tuple[_File, int]]] = {}
+        self._files: dict[str, list[tuple[File, int]]] = {}
         for split in SPLIT_NAMES:
             if split == "train" or (self.root / split).exists():
                 self._files[split] = self._list(split, train if split == "train" else self._class_folders(split))
@@ -168,7 +209,7 @@ class Folder:
         labels: list[int] = []
         names: list[str] = []
         # Shorter than `files` if a problem stopped the reading; it then ends in that problem, which _report() raises.
-        for (file, label), result in zip(files, self._decoded([file for file, _ in files]), strict=False):
+        for (file, label), result in zip(files, decode_files([file for file, _ in files], self.on_corrupt), strict=False):
             if isinstance(result, str):
                 self._report(file, result, problems)
                 continue
@@ -179,35 +220,11 @@ class Folder:
         missing = set(range(len(self.classes))) - set(labels) if name == "train" else set()
         if missing or not images:
             folder = self.root / name / (self.classes[min(missing)] if missing else "")
-            raise ValueError(f"{_readable(str(folder))}: none of its files is a readable image")
+            raise ValueError(f"{readable(str(folder))}: none of its files is a readable image")
         return ImageSet.build(images, labels, names)
 
-    def _decoded(self, files: list[_File]) -> list[torch.Tensor | str]:
-        """Decode files, up to the first problem if that stops the run."""
-        results: list[torch.Tensor | str] = []
-        # Threads, as decoding a large image leaves the interpreter free; for tiny ones they neither help nor hurt.
-        chunks = [files[start : start + 64] for start in range(0, len(files), 64)]
-        pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-        # Filters belong to the process, not to a thread: they are set once, around all threads. Pillow warns about
-        # metadata, which changes no pixel here, and about images so large that they look like an attack: refused.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            try:
-                for chunk in pool.map(_read, chunks):
-                    results += chunk
-                    if self.on_corrupt == "stop" and any(isinstance(result, str) for result in chunk):
-                        break
-            finally:
-                pool.shutdown(cancel_futures=True)
-        return results
-
-    def _report(self, file: _File, reason: str, problems: list[tuple[str, str]]) -> None:
-        """Stop at a file that cannot be used, or note it down."""
-        if self.on_corrupt == "stop":
-            path = _readable(str(self.root / file.name))
-            raise ValueError(f"{path}: {_readable(reason)} (data.on_corrupt=skip leaves such files out)")
-        problems.append((file.name, reason))
+    def _report(self, file: File, reason: str, problems: list[tuple[str, str]]) -> None:
+        report(self.root, file.name, reason, problems, self.on_corrupt)
 
     def _class_folders(self, split: str) -> dict[str, Path]:
         """Class folders of a split, sorted by name, links resolved; notes down files that lie beside them."""
@@ -219,17 +236,17 @@ class Folder:
             if entry.is_dir():
                 found[entry.name] = self._within_root(path)
             else:
-                self._report(_File(str(path), f"{split}/{entry.name}"), "a file outside the class folders", problems)
+                self._report(File(str(path), f"{split}/{entry.name}"), "a file outside the class folders", problems)
         if not found:
-            raise ValueError(f"{_readable(str(self.root / split))}: no class folders in it")
+            raise ValueError(f"{readable(str(self.root / split))}: no class folders in it")
         return found
 
-    def _list(self, split: str, folders: dict[str, Path]) -> list[tuple[_File, int]]:
-        files: list[tuple[_File, int]] = []
+    def _list(self, split: str, folders: dict[str, Path]) -> list[tuple[File, int]]:
+        files: list[tuple[File, int]] = []
         for name, folder in folders.items():
-            shown = _readable(str(self.root / split / name))
+            shown = readable(str(self.root / split / name))
             if name not in self.classes:
-                raise ValueError(f"{shown}: a class that {_readable(str(self.root / 'train'))} does not have")
+                raise ValueError(f"{shown}: a class that {readable(str(self.root / 'train'))} does not have")
             count = len(files)
             for file in self._walk(folder, f"{split}/{name}", (folder,)):
                 if file.problem is not None:
@@ -240,7 +257,7 @@ class Folder:
                 raise ValueError(f"{shown}: a class folder without images")
         return files
 
-    def _walk(self, folder: Path, prefix: str, chain: tuple[Path, ...]) -> Iterator[_File]:
+    def _walk(self, folder: Path, prefix: str, chain: tuple[Path, ...]) -> Iterator[File]:
         """All files below a folder; `chain` holds the folders above it, by which a link back to one of them is seen."""
         for entry in _entries(folder):
             name = f"{prefix}/{entry.name}"
@@ -249,29 +266,29 @@ class Folder:
                 try:
                     target = Path(path).resolve(strict=True)
                 except (OSError, RuntimeError):  # RuntimeError is Python 3.11's word for a loop
-                    yield _File(path, name, "a broken link")
+                    yield File(path, name, "a broken link")
                     continue
                 if not target.is_relative_to(self.root):
-                    yield _File(path, name, "a link that leads out of data.root")
+                    yield File(path, name, "a link that leads out of data.root")
                     continue
                 if target in chain:
-                    yield _File(path, name, "a link to a folder that it lies in")
+                    yield File(path, name, "a link to a folder that it lies in")
                     continue
                 path = str(target)
             if entry.is_dir():
                 yield from self._walk(Path(path), name, (*chain, Path(path)))
             elif not entry.is_file():
-                yield _File(path, name, "not a regular file")
+                yield File(path, name, "not a regular file")
             elif os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:
-                yield _File(path, name, "not an image by its extension")
+                yield File(path, name, "not an image by its extension")
             else:
-                yield _File(path, name)
+                yield File(path, name)
 
     def _within_root(self, folder: Path) -> Path:
         """The folder with links resolved, refused if that leads out of the root."""
         resolved = folder.resolve()
         if not resolved.is_relative_to(self.root):
-            raise ValueError(f"{_readable(str(folder))}: a link that leads out of data.root")
+            raise ValueError(f"{readable(str(folder))}: a link that leads out of data.root")
         return resolved
 
 

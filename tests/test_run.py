@@ -8,6 +8,7 @@ import torch
 import torchvision
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from PIL import Image
 
 from necklace.cell import cell_identity, cell_label, hash_identity
 from necklace.data.datamodule import DataModule
@@ -200,6 +201,42 @@ GROUPS = {
 }
 
 
+def voc_folder(root: Path) -> Path:
+    """24 images of three shapes in the VOC layout: round things, square things, or both, one of them difficult."""
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / name).mkdir(parents=True)
+    thing = (
+        "<object><name>{}</name><difficult>{}</difficult>"
+        "<bndbox><xmin>2</xmin><ymin>2</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>"
+    )
+    for index in range(24):
+        width, height = ((40, 32), (32, 40), (48, 48))[index % 3]
+        shown = (["round"], ["square"], ["round", "square"])[index % 4 % 3]
+        Image.new("RGB", (width, height), (10 * index, 200 if "round" in shown else 20, 90)).save(
+            root / f"JPEGImages/{index:06}.jpg"
+        )
+        objects = "".join(thing.format(name, int(index == 5)) for name in shown)
+        size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+        (root / f"Annotations/{index:06}.xml").write_text(
+            f"<annotation><filename>{index:06}.jpg</filename>{size}{objects}</annotation>"
+        )
+    for name, members in (("train", range(16)), ("val", range(16, 20)), ("test", range(20, 24))):
+        (root / f"ImageSets/Main/{name}.txt").write_text("".join(f"{index:06}\n" for index in members))
+    return root
+
+
+def test_voc_images_train_at_native_size_with_precision_by_class(tmp_path: Path) -> None:
+    root = voc_folder(tmp_path / "voc")
+    small = [text for text in SMALL if "data." not in text and "batch" not in text]
+    chosen = [*small, f"outputs={tmp_path}", "data=voc", "task=multilabel", f"data.root={root}", "batch_size=4"]
+    record = run(*compose_train([*chosen, "data.eval_sizes=[32]"]), chosen)
+    assert record.data["classes"] == ["round", "square"]
+    assert record.data["images"] == {"train": 16, "val": 4, "test": 4}
+    precisions = [record.figures[f"test/ap/{name}"] for name in ("round", "square")]
+    assert record.figures["test/map"] == pytest.approx(sum(precisions) / 2, abs=1e-6)
+    assert {"test/map07", "test/map@32", "val/map"} <= record.figures.keys()
+
+
 def test_every_config_is_tried_below() -> None:
     for group, names in GROUPS.items():
         assert sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")) == sorted(names)
@@ -261,3 +298,8 @@ def test_native_sizes_have_to_suit_the_backbones_stride(train_cell: Train) -> No
 def test_strategies_that_lose_the_record_are_refused(train_cell: Train) -> None:
     with pytest.raises(ValueError, match=r"trainer\.strategy=ddp_fork.*use ddp"):
         train_cell("trainer.strategy=ddp_fork")
+
+
+def test_a_task_that_does_not_fit_the_labels_is_named(train_cell: Train) -> None:
+    with pytest.raises(RunFailed, match="data=glyphs does not go with this task: take task=classification"):
+        train_cell("task=multilabel")

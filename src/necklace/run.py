@@ -131,6 +131,9 @@ def _train(
         schedule=instantiate(config.schedule),
         seed=plain["seed"],
     )
+    if task.label_axes != data.splits["train"].labels.ndim:
+        fitting = "task=classification" if task.label_axes == 2 else "task=multilabel"
+        raise ValueError(f"data={choices['data']} does not go with this task: take {fitting}")
     terminal = console.is_terminal
     history = History(folder / "history.csv", None if terminal else console)
     best = ModelCheckpoint(

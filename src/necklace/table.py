@@ -53,17 +53,21 @@ def read_cells(root: Path) -> list[Cell]:
 
 def run_table(cells: list[Cell], title: str) -> Table:
     """One row for each run: accuracy, parameters, multiply-adds, time."""
+    # A study has one task; a set of runs of several tasks shows each run's own metric under the name of both.
+    metrics = {_metric(cell.record) for cell in cells if cell.record} or {"acc"}
+    shown = "/".join(sorted(metrics))
     table = Table(title=title)
     table.add_column("run", no_wrap=True)
-    for header in ("seed", "test\nacc %", "val\nacc %", "params", "of\nneck", "MACs\n(M)", "of\nneck", "fit s"):
+    for header in ("seed", f"test\n{shown} %", f"val\n{shown} %", "params", "of\nneck", "MACs\n(M)", "of\nneck", "fit s"):
         table.add_column(header, justify="right", no_wrap=True)
     for cell, name in run_names(cells):
         if cell.record is None:
             table.add_row(name, "", "FAILED" if cell.failure else "unfinished")
             continue
-        record, neck = cell.record, cell.record.cost["neck"]
+        record, neck, metric = cell.record, cell.record.cost["neck"], _metric(cell.record)
         accuracies = [
-            f"{100 * record.figures[name]:.1f}" if name in record.figures else "-" for name in ("test/acc", "val/acc")
+            f"{100 * record.figures[name]:.1f}" if name in record.figures else "-"
+            for name in (f"test/{metric}", f"val/{metric}")
         ]
         table.add_row(
             name,
@@ -76,6 +80,11 @@ def run_table(cells: list[Cell], title: str) -> Table:
             f"{record.fit_seconds:.0f}",
         )
     return table
+
+
+def _metric(record: Record) -> str:
+    """The metric that chose the checkpoint: `acc`, or `map` for several labels an image."""
+    return "map" if "val/map" in record.figures else "acc"
 
 
 def run_names(cells: list[Cell]) -> list[tuple[Cell, str]]:

@@ -27,9 +27,11 @@ class Task(pl.LightningModule):
 
     Attributes:
         monitor: The val metric, larger is better, that chooses the checkpoint.
+        label_axes: Axes of the labels that the task takes: 1 for [B], 2 for [B, K].
     """
 
     monitor: str
+    label_axes: int
 
     def __init__(
         self,
@@ -131,7 +133,7 @@ class Classification(Task):
         label_smoothing: Share of the target that is spread over all classes, in training.
     """
 
-    monitor = "val/acc"
+    monitor, label_axes = "val/acc", 1
 
     def __init__(
         self,
@@ -176,7 +178,7 @@ class MultiLabel(Task):
         seed: As in `Task`.
     """
 
-    monitor = "val/map"
+    monitor, label_axes = "val/map", 2
 
     def __init__(
         self,

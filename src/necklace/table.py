@@ -65,10 +65,8 @@ def run_table(cells: list[Cell], title: str) -> Table:
             table.add_row(name, "", "FAILED" if cell.failure else "unfinished")
             continue
         record, neck, metric = cell.record, cell.record.cost["neck"], _metric(cell.record)
-        accuracies = [
-            f"{100 * record.figures[name]:.1f}" if name in record.figures else "-"
-            for name in (f"test/{metric}", f"val/{metric}")
-        ]
+        names = (f"test/{metric}", f"val/{metric}")
+        accuracies = [f"{100 * record.figures[name]:.1f}" if name in record.figures else "-" for name in names]
         table.add_row(
             name,
             str(record.config["seed"]),

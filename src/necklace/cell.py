@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,9 @@ def cell_label(choices: dict[str, str], overrides: list[str], seed: int) -> str:
     return re.sub(r"[^\w.,+-]+", "-", "_".join(parts), flags=re.ASCII)[:90] + f"_s{seed}"
 
 
+@cache
 def git_state() -> dict[str, Any] | None:
-    """Commit and dirty flag of the code that runs, or None where it is not a checkout."""
+    """Commit and dirty flag of the code, or None where it is not a checkout; asked once, when the code is loaded."""
     root = Path(__file__).resolve().parents[2]
 
     def git(*command: str) -> str:

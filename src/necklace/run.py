@@ -56,6 +56,7 @@ def run(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> Re
         ValueError: The config asks for what cannot be.
     """
     started = time.perf_counter()
+    git_state()  # now: a commit made while this trains is not what it trains with
     console = Console(soft_wrap=True, highlight=False, quiet=_rank() != 0)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # pyright: ignore[reportAssignmentType]
     strategy = str(plain["trainer"].get("strategy", "auto"))

@@ -44,8 +44,8 @@ class Backbone(nn.Module):
 class _StridedPointwise(nn.Conv2d):
     """A 1x1 convolution of a stride that, with few channels, takes the pixels first and convolves what is left.
 
-    The same numbers, a tenth slower; but torch 2.14.1's own, on a CPU in channels_last with eight or fewer input channels, writes
-    past its memory in the backward pass for some map sizes.
+    The same numbers, a tenth slower; but torch 2.14.1's own, on a CPU in channels_last with eight or fewer input channels,
+    writes past its memory in the backward pass for some map sizes.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:

@@ -1,38 +1,181 @@
-"""Print the table of a set of runs: python ablate.py --from outputs/demo."""
+"""A study, from plan to table: python ablate.py NAME, for what experiments/NAME/study.yaml asks."""
 
 import argparse
+import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from necklace.figures import draw_curves, draw_sizes
-from necklace.table import read_cells, run_table
+from hydra_plugins._necklace_server import start_server
+from necklace.study.archive import Archive, archive_of, read_archive, read_costs
+from necklace.study.compose import Composer
+from necklace.study.costs import measure_costs
+from necklace.study.execute import execute, plan_lines
+from necklace.study.figures import write_figures
+from necklace.study.plan import Plan, composed, make_plan, read_study, states
+from necklace.study.results import analyse
+from necklace.study.runs import archive_of_runs
+from necklace.study.table import Layout, layout, terminal
+from necklace.study.verify import reproduce, verify, write_study
+
+HERE = Path(__file__).resolve().parent
 
 
 def main() -> None:
-    """Read the runs below a folder and print their table; exit code 1 if one of them failed or is unfinished."""
-    parser = argparse.ArgumentParser(description="A table of runs, from their records.")
-    parser.add_argument("--from", dest="root", type=Path, required=True, metavar="DIR", help="such as outputs/demo")
-    parser.add_argument("--curves", type=Path, metavar="FILE", help="also draw val accuracy by epoch, as .png, .svg or .pdf")
-    parser.add_argument("--sizes", type=Path, metavar="FILE", help="also draw the test metric by size of the test images")
-    parser.add_argument("--metric", default="acc", help="acc (the default) or map")
-    arguments = parser.parse_args()
-    root = arguments.root
+    """Parse the command and carry it out; exit code 1 where a cell is not done or something does not hold."""
+    arguments = _parse()
+    console = Console(soft_wrap=True, highlight=False)
     try:
-        cells = read_cells(root)
-        if arguments.curves:
-            draw_curves(cells, arguments.curves, f"val/{arguments.metric}")
-        if arguments.sizes:
-            draw_sizes(cells, arguments.sizes, f"test/{arguments.metric}")
-    except (OSError, ValueError) as error:
+        if arguments.root:
+            code = table_of_runs(arguments.root, arguments.metric, arguments.figures, console)
+        else:
+            code = study(arguments, console)
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from here")
+    except (OSError, ValueError, RuntimeError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {error}")
-    Console().print(run_table(cells, str(root)))
-    lost = [cell for cell in cells if cell.record is None]
-    for cell in lost:
-        print(f"{cell.folder}: {cell.failure or 'unfinished'}", file=sys.stderr)
-    if lost:
-        sys.exit(1)
+    sys.exit(code)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Run what is missing of a study and write its tables, figures and report.",
+        epilog="Overrides (key=value) are Hydra's, of all cells; hydra.launcher.slots=N runs so many cells side by side.",
+    )
+    parser.add_argument("name", nargs="?", help="folder below experiments/")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value")
+    parser.add_argument("--plan", action="store_true", help="only say what is there and what is missing")
+    parser.add_argument("--table", action="store_true", help="run nothing, write the tables of what is there")
+    parser.add_argument("--retry-failed", action="store_true", help="run failed cells again")
+    parser.add_argument("--rerun-stale", action="store_true", help="train cells again that other code has trained")
+    parser.add_argument("--seeds", type=int, metavar="N", help="so many seeds instead of the study's")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="FIELD", help="let a field differ; printed below the table"
+    )
+    parser.add_argument("--verify", action="store_true", help="derive everything committed from records/ and compare")
+    parser.add_argument("--reproduce", type=int, metavar="K", help="train K random cells again and compare with their records")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="more configs, such as a neck of yours")
+    parser.add_argument(
+        "--from", dest="root", type=Path, metavar="DIR", help="a table of any runs, such as those in outputs/demo"
+    )
+    parser.add_argument("--metric", default="test/acc", help="with --from: test/acc (the default) or test/map")
+    parser.add_argument("--figures", type=Path, metavar="DIR", help="with --from: also draw figures into this folder")
+    arguments = parser.parse_intermixed_args()
+    if (arguments.name is None) == (arguments.root is None):
+        parser.error("one of NAME and --from DIR, please")
+    if arguments.name and "=" in arguments.name:
+        parser.error(f"the study's name comes before overrides such as {arguments.name}")
+    return arguments
+
+
+def study(arguments: argparse.Namespace, console: Console) -> int:
+    """Plan, run, tabulate, or check a study."""
+    folder = Path("experiments") / arguments.name
+    if arguments.verify:
+        return _verify(read_archive(folder), folder, console)
+    if arguments.reproduce is not None:
+        return _reproduce(read_archive(folder), arguments.reproduce, arguments.overrides, console)
+    read = read_study(folder / "study.yaml")
+    if not arguments.plan and not arguments.table:
+        start_server()  # which imports while this plans
+    own = [text for text in arguments.overrides if not text.lstrip("+~").startswith("hydra")]
+    for_hydra = [text for text in arguments.overrides if text not in own]
+    if arguments.config_dir:
+        for_hydra.append(f"hydra.searchpath=[file://{arguments.config_dir.resolve()}]")
+    with initialize_config_dir(str(HERE / "configs"), version_base="1.3"):
+        searched = [text for text in for_hydra if text.startswith("hydra.searchpath")]
+        plan = make_plan(read, own + searched, arguments.seeds)
+        found = states(plan)
+        rerun = ({"failed"} if arguments.retry_failed else set()) | ({"stale"} if arguments.rerun_stale else set())
+        for line in plan_lines(plan, found, rerun):
+            console.print(line)
+        if arguments.plan:
+            return 0
+        if not arguments.table:
+            execute(plan, for_hydra, HERE / "train.py", arguments.retry_failed, arguments.rerun_stale, console)
+            found = states(plan)
+        elif not any(at.record for at in found) and (folder / "records" / "study.json").exists():
+            console.print(f"no cell has been run here; the table is made from {folder / 'records'}")
+            return _write(read_archive(folder), folder, console)
+        costs = _costs(
+            plan, folder, [cell.cell_hash for cell, at in zip(plan.cells, found, strict=True) if at.record], arguments
+        )
+    return _write(archive_of(plan, found, arguments.allow, own, costs), folder, console)
+
+
+def _costs(plan: Plan, folder: Path, done: Sequence[str], arguments: argparse.Namespace) -> dict[str, dict]:
+    """The rows' costs: those of an earlier table if they are of the same cells, else measured now."""
+    first = {cell.row: cell for cell in reversed(plan.cells) if cell.cell_hash in done}
+    rows = {row: first[row] for row in plan.rows if row in first}
+    known = read_costs(folder)
+    if {row: cell.cell_hash for row, cell in rows.items()} == {row: cost["cell_hash"] for row, cost in known.items()}:
+        return known
+    if arguments.table or not rows:
+        return {}
+    composer = Composer(GlobalHydra.instance().config_loader(), "train")
+    measured = measure_costs({row: composed(composer, cell.overrides)[0] for row, cell in rows.items()})
+    return {row: cost | {"cell_hash": rows[row].cell_hash} for row, cost in measured.items()}
+
+
+def _write(archive: Archive, folder: Path, console: Console) -> int:
+    table = write_study(archive, folder)
+    _print(table, archive.name)
+    lost = [cell for cell in archive.cells if cell.record is None]
+    console.print(f"{folder}: runs.csv, table.md, table.tex, figures/, records/, report.html")
+    return 1 if lost else 0
+
+
+def _print(table: Layout, title: str) -> None:
+    Console().print(terminal(table, title))
+    console = Console(soft_wrap=True, highlight=False)
+    for note in [table.caption, *table.notes]:
+        console.print(note, markup=False)
+
+
+def _verify(archive: Archive, folder: Path, console: Console) -> int:
+    problems = verify(archive, folder)
+    for problem in problems:
+        console.print(f"{folder}: {problem}", markup=False)
+    if not problems:
+        done = sum(1 for cell in archive.cells if cell.record)
+        console.print(f"{folder}: tables, figures and report are what the {done} records give")
+    return 1 if problems else 0
+
+
+def _reproduce(archive: Archive, count: int, overrides: Sequence[str], console: Console) -> int:
+    scratch = Path("outputs") / ".reproduce"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        repetitions = reproduce(archive, count, scratch, overrides, np.random.default_rng())
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    for again in repetitions:
+        due = (
+            "bitwise"
+            if again.bitwise
+            else f"within {archive.tolerance} of {archive.metric} (another machine or other versions)"
+        )
+        weights = "equal weights" if again.same_weights else "other weights"
+        verdict = "holds" if again.holds else "DOES NOT HOLD"
+        console.print(f"{again.cell}: {verdict}, {due}: {weights}, largest difference {again.difference:.3g}", markup=False)
+    return 0 if all(again.holds for again in repetitions) else 1
+
+
+def table_of_runs(root: Path, metric: str, figures: Path | None, console: Console) -> int:
+    """Print the table of the runs below a folder, whatever they are."""
+    archive = archive_of_runs(root, metric)
+    results = analyse(archive)
+    if figures:
+        write_figures(results, figures)
+    _print(layout(results), str(root))
+    return 1 if any(cell.record is None for cell in archive.cells) else 0
 
 
 if __name__ == "__main__":

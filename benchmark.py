@@ -1,7 +1,11 @@
-"""Measure speed, as ratios taken in one run: python benchmark.py loader --root DIR."""
+"""Measure speed, as ratios taken in one run: python benchmark.py loader --root DIR, python benchmark.py studies."""
 
 import argparse
+import json
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -97,6 +101,43 @@ def loader(root: Path, size: int, batch_size: int, workers: int, rounds: int, co
     console.print(table)
 
 
+# About two seconds of training a cell on two cores.
+CELL = {"data": "context", "data.source.train": 800, "data.source.test": 100, "epochs": 2, "batch_size": 32, "logger": "none"}
+
+
+def studies(cells: int, cold: int, console: Console) -> None:
+    """Compare a study of short cells, one slot, with their training time and with a cold `python train.py` for each."""
+    here = Path(__file__).resolve().parent
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "experiments" / "short"
+        folder.mkdir(parents=True)
+        study = {"question": "What does a cell cost beside its training?", "baseline": "none", "seeds": list(range(cells))}
+        study |= {"overrides": CELL, "cells": [{"neck": "none"}]}
+        (folder / "study.yaml").write_text(json.dumps(study))  # JSON is YAML
+
+        def timed(*command: str) -> float:
+            started = time.perf_counter()
+            subprocess.run([sys.executable, *command], cwd=scratch, check=True, stdout=subprocess.DEVNULL)
+            return time.perf_counter() - started
+
+        start = timed("-c", "import necklace.run")
+        study_seconds = timed(str(here / "ablate.py"), "short", "hydra.launcher.slots=1")
+        records = [json.loads(path.read_text()) for path in Path(scratch).glob("outputs/short/*/record.json")]
+        fits = sum(record["fit_seconds"] for record in records)
+        own = [f"{key}={value}" for key, value in CELL.items()]
+        alone = [timed(str(here / "train.py"), *own, "study=cold", f"seed={seed}") for seed in range(cold)]
+    cold_seconds = statistics.mean(alone) * cells
+    table = Table("", "seconds", title=f"{cells} cells of {fits / cells:.1f} s of training, one slot")
+    table.add_row("training, summed over the cells", f"{fits:.0f}")
+    table.add_row("one cold start (imports)", f"{start:.1f}")
+    table.add_row("python ablate.py, plan to report", f"{study_seconds:.0f}")
+    table.add_row(f"cold python train.py for each ({cold} measured)", f"{cold_seconds:.0f}")
+    table.add_section()
+    table.add_row("(study - cold start) / training", f"{(study_seconds - start) / fits:.2f}")
+    table.add_row("study / cold processes", f"{study_seconds / cold_seconds:.2f}")
+    console.print(table)
+
+
 def main() -> None:
     """Parse the command and run the benchmark."""
     parser = argparse.ArgumentParser(description="Ratios of speed, each measured in turn within one run.")
@@ -107,7 +148,13 @@ def main() -> None:
     one.add_argument("--batch-size", type=int, default=128)
     one.add_argument("--workers", type=int, default=2)
     one.add_argument("--rounds", type=int, default=1, help="measured epochs of each kind, after one to warm up")
+    two = commands.add_parser("studies", help="a study of short cells against their training time, and against cold processes")
+    two.add_argument("--cells", type=int, default=30)
+    two.add_argument("--cold", type=int, default=5, help="cold processes to measure; the mean stands for all cells")
     arguments = parser.parse_args()
+    if arguments.command == "studies":
+        studies(arguments.cells, arguments.cold, Console())
+        return
     loader(arguments.root, arguments.size, arguments.batch_size, arguments.workers, arguments.rounds, Console())
 
 

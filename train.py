@@ -8,7 +8,7 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from necklace.run import run
+from necklace.run import run_composed
 
 
 class Stop(CompactHydraException):
@@ -19,14 +19,13 @@ class Stop(CompactHydraException):
 def main(config: DictConfig) -> None:
     """Run the composed config; an error reaches the user as its message, all of it with HYDRA_FULL_ERROR=1."""
     hydra_config = HydraConfig.get()
-    choices = {group: str(choice) for group, choice in hydra_config.runtime.choices.items() if "hydra" not in group}
     trainer = config.trainer
-    # Lightning starts the other ranks as this same command: each would go through the whole multirun by itself, and ranks of
-    # different cells would train together.
+    # Lightning starts the other ranks as this same command. Were that the whole multirun, each rank would go through it by
+    # itself and train another cell than its neighbours; this project's launcher gives each cell the command of a single run.
     if hydra_config.mode == RunMode.MULTIRUN and str(trainer.devices) != "1":
-        raise Stop(f"error: -m with trainer.devices={trainer.devices}: start runs of several processes one by one, without -m")
+        raise Stop(f"error: -m with trainer.devices={trainer.devices}: add hydra/launcher=local, or start the runs one by one")
     try:
-        run(config, choices, list(hydra_config.overrides.task))
+        run_composed(config)
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

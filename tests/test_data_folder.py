@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from necklace.data.folder import Folder, decode
+from necklace.data.files import decode
+from necklace.data.folder import Folder
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

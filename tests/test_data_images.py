@@ -61,6 +61,13 @@ def test_resized_is_bilinear_with_antialiasing(size):
         assert (resized[index].double() - expected).abs().max() <= 1.0
 
 
+def test_resized_in_inference_mode_and_out_of_it():
+    images = build([(17, 23), (40, 12), (6, 4)])
+    with torch.inference_mode():
+        inside = images.resized(6, 4)
+    assert torch.equal(inside, images.resized(6, 4))
+
+
 def test_resized_refuses_a_side_below_one():
     with pytest.raises(ValueError, match="0x4"):
         build([(2, 2)]).resized(0, 4)

@@ -92,7 +92,7 @@ def test_an_interrupted_cell_goes_on_and_ends_the_same(
     monkeypatch.setattr(History, "on_train_batch_start", stumble)
     with pytest.raises(RunFailed, match="no space left on device") as error:
         train_cell("neck=focal", "epochs=4", "neck.proj_drop=0.1")
-    failed = next((tmp_path / "runs").iterdir())
+    failed = next((tmp_path / "runs").glob("[!.]*"))
     assert "Traceback" in (failed / "FAILED").read_text()
     assert str(failed / "FAILED") in str(error.value)
     assert not (failed / "record.json").exists()
@@ -109,7 +109,7 @@ def test_an_interrupted_cell_goes_on_and_ends_the_same(
 def test_a_loss_that_is_no_number_stops_the_run(train_cell: Train, tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"training loss is (nan|inf) at step \d+ \(epoch 0\)"):
         train_cell("optimizer.lr=1e30", "schedule=constant")
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = (tmp_path / "runs").glob("[!.]*")
     assert "FloatingPointError" in (folder / "FAILED").read_text()
 
 

@@ -1,10 +1,15 @@
 """What makes a run that run: its identity, a hash over it, and a folder name that a person can read."""
 
+import ast
 import hashlib
 import json
 import re
 import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,8 @@ from typing import Any
 # identity makes a new cell, which costs time; a forgotten one would pass off one cell's result as another's.
 NEUTRAL = {
     "": {"logger", "outputs", "study", "rerun"},
-    "data": {"source", "root", "on_corrupt", "download", "year", "size"},  # digest and sizes stand for these
+    # Digest and sizes stand for these.
+    "data": {"source", "root", "on_corrupt", "download", "year", "size", "memory_gib", "cache"},
     "backbone": {"pretrained"},  # likewise
     "trainer": {
         "accelerator",
@@ -58,6 +64,73 @@ def cell_label(choices: dict[str, str], overrides: list[str], seed: int) -> str:
         parts.insert(1, choices["data/sizes"])
     parts += [text.removeprefix("neck.") for text in overrides if text.startswith("neck.")]
     return re.sub(r"[^\w.,+-]+", "-", "_".join(parts), flags=re.ASCII)[:90] + f"_s{seed}"
+
+
+def code_digest(plain: dict[str, Any]) -> str:
+    """A sha256 over the code that a run trains with: a record of another digest is stale.
+
+    It covers this package without `study/`, which only reads records, and the files of the config's own classes, such as a
+    neck of the user's; installed packages count by their versions. Comments, docstrings and layout do not count.
+
+    Args:
+        plain: The resolved config.
+
+    Returns:
+        Hexadecimal digits.
+    """
+    own = {path for target in sorted(set(_targets(plain))) if (path := _own_file(target.rpartition(".")[0]))}
+    parts = [_package_digest(), *(_file_code(path) for path in sorted(own))]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """All `_target_`s of a config."""
+    if isinstance(node, dict):
+        if isinstance(node.get("_target_"), str):
+            yield node["_target_"]
+        for value in node.values():
+            yield from _targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _targets(value)
+
+
+@cache
+def _own_file(module: str) -> Path | None:
+    """The file of a module that is neither of this package nor installed; None for all others and where there is none."""
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        # A target such as package.module.Class.method; what cannot be found fails at its use, with a better message.
+        return _own_file(module.rpartition(".")[0]) if "." in module else None
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        return None
+    path = Path(spec.origin).resolve()
+    installed = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    inside = any(path.is_relative_to(folder) for folder in [Path(__file__).resolve().parent, *installed])
+    return None if inside or path.suffix != ".py" else path
+
+
+@cache
+def _package_digest() -> str:
+    """The code of this package, once a process: what is loaded is what was there when it started."""
+    package = Path(__file__).resolve().parent
+    paths = sorted(path for path in package.rglob("*.py") if path.relative_to(package).parts[0] != "study")
+    return hashlib.sha256("".join(f"{path.relative_to(package)} {_file_code(path)}\n" for path in paths).encode()).hexdigest()
+
+
+@cache
+def _file_code(path: Path) -> str:
+    """A sha256 over a file's syntax tree without docstrings."""
+    tree = ast.parse(path.read_bytes(), str(path))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+                node.body = node.body[1:]
+    # Since Python 3.13, empty lists are left out unless asked for: the digest must not depend on that.
+    text = ast.dump(tree, **({"show_empty": True} if sys.version_info >= (3, 13) else {}))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @cache

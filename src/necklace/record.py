@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Record:
         initial_hash: Weights before the first step.
         weights_hash: The weights that the figures come from.
         git: Commit of the code and whether the tree differed from it; None outside a checkout.
+        code: Digest of the code that it was trained with, see `code_digest`.
         versions: Package to version.
         device: Kind, name and number of CPU threads.
         world_size: Processes that trained together.
@@ -68,6 +69,7 @@ class Record:
     initial_hash: str
     weights_hash: str
     git: dict[str, Any] | None
+    code: str
     versions: dict[str, str]
     device: dict[str, Any]
     world_size: int
@@ -100,6 +102,19 @@ def read_record(path: Path) -> Record:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not a record: {error}") from error
+    return parse_record(content, path)
+
+
+def parse_record(content: Any, path: Path) -> Record:
+    """A record from what a JSON file held.
+
+    Args:
+        content: What was read.
+        path: Where it was read, for the message.
+
+    Raises:
+        ValueError: Its fields are not exactly a record's.
+    """
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         version = content.get("schema") if isinstance(content, dict) else None
         raise ValueError(f"{path}: not a record of schema {SCHEMA} (schema: {version})")
@@ -127,12 +142,12 @@ def unpack_bits(text: str, count: int) -> np.ndarray:
     return np.unpackbits(packed, count=count).astype(bool)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new one, never half of it."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, and whoever comes after a crash, finds the old content or the new one, never half."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -1,5 +1,6 @@
 """One run: config -> fit -> choose on val -> test once -> record."""
 
+import io
 import json
 import logging
 import platform
@@ -16,14 +17,17 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
+from lightning_fabric.plugins import TorchCheckpointIO
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from rich.console import Console
 
 from necklace.backbones import receptive_field
-from necklace.cell import cell_identity, cell_label, git_state, hash_identity
+from necklace.cell import cell_identity, cell_label, code_digest, git_state, hash_identity
 from necklace.data.augment import Augmentation
 from necklace.data.datamodule import DataModule
 from necklace.data.sizes import Fixed, Native
@@ -40,25 +44,40 @@ class RunFailed(RuntimeError):
     """A run that started and did not finish; its traceback is in `folder`/FAILED."""
 
 
-def run(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> Record:
+class CellBusy(RuntimeError):
+    """Another process is training this very cell."""
+
+
+def run_composed(config: DictConfig, wait: bool = True) -> Record:
+    """`run` what Hydra has composed in this process."""
+    hydra_config = HydraConfig.get()
+    choices = {group: str(choice) for group, choice in hydra_config.runtime.choices.items() if "hydra" not in group}
+    return run(config, choices, list(hydra_config.overrides.task), wait)
+
+
+def run(config: DictConfig, choices: dict[str, str], overrides: list[str], wait: bool = True) -> Record:
     """Train and test one cell, or return its record if it has been run.
 
     Args:
         config: The composed config.
         choices: Config group to chosen name; they name the folder and the table's row.
         overrides: The command's overrides; those of the neck go into the folder's name.
+        wait: Whether to wait for another process that trains the same cell.
 
     Returns:
         The record, which is also in the cell's folder as `record.json`.
 
     Raises:
+        CellBusy: Another process trains it, and `wait` is off.
         RunFailed: Training failed; the folder holds FAILED with the traceback.
         ValueError: The config asks for what cannot be.
     """
     started = time.perf_counter()
-    git_state()  # now: a commit made while this trains is not what it trains with
+    git_state()  # now: a commit made while this trains is not what it trains with; nor is an edit
     console = Console(soft_wrap=True, highlight=False, quiet=_rank() != 0)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # pyright: ignore[reportAssignmentType]
+    if plain["rerun"] not in (True, False, "stale"):
+        raise ValueError(f"rerun={plain['rerun']}: must be true, false or stale (only what was trained with other code)")
     strategy = str(plain["trainer"].get("strategy", "auto"))
     if any(kind in strategy for kind in ("spawn", "fork", "notebook")):
         raise ValueError(f"trainer.strategy={strategy}: what its ranks measure does not come back to the record; use ddp")
@@ -69,18 +88,78 @@ def run(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> Re
     folder = next(iter(sorted(root.glob(f"*_{cell_hash}"))), None)
     if folder is None:
         folder = root / f"{cell_label(choices, overrides, plain['seed'])}_{cell_hash}"
-    # Lightning starts the other ranks of a group as this same command; the first has made room and written by then.
-    main_rank = _rank() == 0
-    if plain["rerun"] and main_rank:
-        shutil.rmtree(folder, ignore_errors=True)
-    if (folder / "record.json").exists():
-        record = read_record(folder / "record.json")
-        console.print(f"This run exists: [bold]{folder}[/] ({_shown(record.figures)}). rerun=true trains it again.")
-        return record
-    if main_rank:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "FAILED").unlink(missing_ok=True)
-        write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+    # Lightning starts the other ranks of a group as this same command; the first holds the cell and has made room by then.
+    if _rank():
+        return _run(config, plain, data, folder, identity, choices, console, started)
+    root.mkdir(parents=True, exist_ok=True)
+    with _alone(root, cell_hash, folder, wait, console):
+        record = read_record(folder / "record.json") if (folder / "record.json").exists() else None
+        stale = "" if record is None or record.code == code_digest(plain) else " STALE: the code has changed since."
+        if plain["rerun"] is True or (plain["rerun"] == "stale" and stale):
+            shutil.rmtree(folder, ignore_errors=True)
+        elif record:
+            figures = _shown(record.figures)
+            console.print(f"This run exists: [bold]{folder}[/] ({figures}).{stale} rerun=true trains it again.")
+            return record
+        _make_room(folder, plain, console)
+        return _run(config, plain, data, folder, identity, choices, console, started)
+
+
+@contextmanager
+def _alone(root: Path, cell_hash: str, folder: Path, wait: bool, console: Console) -> Iterator[None]:
+    """Hold the cell against other processes; the system lets go of it when this one ends, however it ends."""
+    locks = root / ".locks"
+    locks.mkdir(exist_ok=True)
+    lock = FileLock(locks / f"{cell_hash}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise CellBusy(f"{folder}: another process is training it") from None
+        console.print(f"{folder}: another process is training it; waiting for it to end")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make_room(folder: Path, plain: dict[str, Any], console: Console) -> None:
+    """Ready the folder for a run; a checkpoint stays if it was written by the code that will go on from it."""
+    code, checkpoints = folder / "code", folder / "checkpoints"
+    if checkpoints.exists() and (not code.exists() or code.read_text() != code_digest(plain)):
+        console.print(f"{folder}: its checkpoint was written by other code; starting from the first epoch")
+        shutil.rmtree(checkpoints)
+    folder.mkdir(exist_ok=True)
+    for unfinished in [*folder.glob(".*"), *checkpoints.glob(".*")]:  # files that a killed process was writing
+        unfinished.unlink()
+    (folder / "FAILED").unlink(missing_ok=True)
+    write_whole(code, code_digest(plain))
+    write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all: Lightning goes by way of the temporary folder, which may be another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint to `path`, whose folder is made if need be."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_whole(Path(path), content.getvalue())
+
+
+def _run(
+    config: DictConfig,
+    plain: dict[str, Any],
+    data: DataModule,
+    folder: Path,
+    identity: dict[str, Any],
+    choices: dict[str, str],
+    console: Console,
+    started: float,
+) -> Record:
+    """Train, and leave FAILED behind where that raises."""
     console.print(f"[bold]{folder}[/]")
     figures: dict[str, float] = {}
     failed = True
@@ -154,6 +233,7 @@ def _train(
         max_epochs=plain["epochs"],
         logger=logger,
         callbacks=callbacks,
+        plugins=[WholeCheckpointIO()],
         default_root_dir=folder,
         num_sanity_val_steps=0,
         enable_model_summary=False,
@@ -200,10 +280,11 @@ def _train(
         initial_hash=initial_hash,
         weights_hash=weights_hash(task.model),
         git=git_state(),
+        code=code_digest(plain),
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         device={
             "kind": trainer.strategy.root_device.type,
-            "name": _device_name(trainer.strategy.root_device),
+            "name": device_name(trainer.strategy.root_device),
             "threads": torch.get_num_threads(),
         },
         world_size=trainer.world_size,
@@ -264,7 +345,8 @@ def datamodule_of(plain: dict[str, Any]) -> DataModule:
     source = _source(json.dumps(options.pop("source"), sort_keys=True))
     augment = Augmentation(**options.pop("augment"))
     sizes = instantiate(options.pop("sizes"))
-    for name in ("root", "on_corrupt", "size", "download", "year"):  # they reach the source and the sizes by interpolation
+    # These reach the source and the sizes by interpolation.
+    for name in ("root", "on_corrupt", "size", "download", "year", "memory_gib", "cache"):
         options.pop(name, None)
     return DataModule(source, sizes, plain["batch_size"], plain["seed"], augment, **options)
 
@@ -305,10 +387,14 @@ def check_gap(data: DataModule, model: Model) -> None:
         )
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """The model of the GPU or the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def _shown(figures: dict[str, float]) -> str:

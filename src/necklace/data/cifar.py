@@ -11,25 +11,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from filelock import FileLock
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity
 
-from necklace.data.folder import readable
+from necklace.data.files import readable
 from necklace.data.images import ImageSet, SplitName
 
 SETS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
 
-def obtain(make: Callable[[], Any], root: Path, archives: list[str]) -> Any:
+def obtain(make: Callable[[], Any], is_there: Callable[[], bool], root: Path, archives: list[str]) -> None:
     """Have torchvision download and unpack something, or say what to do by hand.
+
+    Of processes that want it in one folder at once, one downloads, and the others wait and find it there.
 
     Args:
         make: Makes the torchvision dataset with `download=True`.
+        is_there: Whether all of it is there already.
         root: Folder that torchvision downloads to.
         archives: Names of the archives that it wants there.
-
-    Returns:
-        What `make` returns.
 
     Raises:
         FileNotFoundError: It could not; the message names the archives and where to put them.
@@ -37,7 +38,10 @@ def obtain(make: Callable[[], Any], root: Path, archives: list[str]) -> Any:
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)  # torchvision sets none: a network that drops packets would hold up the run for ever
     try:
-        return make()
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / ".download.lock"):
+            if not is_there():
+                make()
     except Exception as error:  # URLError, RuntimeError (checksum), tarfile's and http.client's own, ...
         reason = " ".join(str(error).split()) or type(error).__name__
         bad = [readable(str(root / name)) for name in archives if (root / name).exists()]
@@ -82,9 +86,10 @@ class Cifar:
             raise ValueError(f"data.source.name={name!r}: must be {' or '.join(SETS)}")
         self.root, self.name, self._make = Path(root).expanduser().resolve(), name, SETS[name]
         archives = [self._make.filename]
-        if download and self._wrong_files():
-            obtain(lambda: self._make(str(self.root), download=True), self.root, archives)
         wrong = self._wrong_files()
+        if download and wrong:
+            obtain(lambda: self._make(str(self.root), download=True), lambda: not self._wrong_files(), self.root, archives)
+            wrong = self._wrong_files()
         if wrong:
             raise FileNotFoundError(f"{name}: {', '.join(wrong)}; {by_hand(self.root, archives)}")
         self.classes: tuple[str, ...] = tuple(self._make(str(self.root), train=False).classes)

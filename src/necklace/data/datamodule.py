@@ -2,7 +2,7 @@
 
 Which images make a step, and at which size, `sizes.py` plans from (seed, epoch, rank) alone, so it is the same for every neck
 and after a resume, and ranks that train together plan one by one and agree. The images of one size are held in memory as one
-uint8 tensor, and a batch is one gather from it: no work per image in the hot loop.
+uint8 tensor, and a batch is one gather from it: no work per image in the hot loop. (Unless the split is mapped from a file.)
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +39,9 @@ class Batch(NamedTuple):
 class SizedImages:
     """The images of a split at the sizes that steps ask for, each size made once.
 
+    Where pixels are mapped from a file because memory does not hold them, it may not hold them at these sizes either: then
+    the images of each batch are resized anew.
+
     Args:
         images: The split.
         own_size: int64 [N, 2], the one size that each image comes at, or None where each comes at any size.
@@ -50,6 +53,8 @@ class SizedImages:
 
     def gather(self, indices: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """The images at `indices` [B], brought to `size`: uint8 [B, height, width, 3]."""
+        if self.images.starts is not None:
+            return self.images.select(indices).resized(*size)
         if size not in self._made:
             if self.own_size is None:
                 self._made[size] = self.images.resized(*size), torch.arange(len(self.images))

@@ -1,160 +1,24 @@
 """Images from the user's disk: `train/CLASS/*.jpg` and, if there, `val/CLASS/*.jpg` and `test/CLASS/*.jpg`.
 
-Every image becomes RGB, 8 bits a channel, at its own size. Where a format says more than that:
-
-- EXIF orientation is applied; EXIF that cannot be parsed is ignored, as its pixels are intact.
-- Transparent images are put on white: the colours under transparent pixels are arbitrary, white is what most viewers
-  show.
-- 16-bit grey is scaled to 8 bits (65,535 becomes 255), not clipped. 16-bit colour keeps its high byte (Pillow's doing).
-- CMYK is converted without a colour profile; embedded profiles are ignored. Of an animation, the first frame counts.
+How images are decoded is in `files.py`.
 
 Nothing is dropped in silence. A file that is not a readable image stops the run, or is skipped and listed in `skipped`;
 only hidden files and what file managers leave behind (Thumbs.db and the like) are passed over. Nothing is read
 outside the root: a link that leads out of it is refused.
 """
 
-import io
 import os
-import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 
+from necklace.data.cache import PixelCache, read_split
+from necklace.data.files import EXTENSIONS, File, open_root, readable, report
 from necklace.data.images import SPLIT_NAMES, ImageSet, SplitName
 
-# Pillow knows more formats than these, some of which start other programs (EPS) or render text.
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
-EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-)
 JUNK = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
-
-
-@dataclass(frozen=True)
-class File:
-    """A file found: its path, its name relative to the root, and, if it is not to be read, why."""
-
-    path: str
-    name: str
-    problem: str | None = None
-
-
-def decode(data: bytes) -> torch.Tensor:
-    """Decode the bytes of an image file.
-
-    Args:
-        data: The whole file.
-
-    Returns:
-        uint8 `[h, w, 3]`, RGB.
-
-    Raises:
-        ValueError: If it is not a readable image; the message says why.
-    """
-    if not data:
-        raise ValueError("the file is empty")
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            image.load()
-            return torch.from_numpy(_rgb(_upright(image)))
-    except UnidentifiedImageError:
-        raise ValueError(f"not an image, or of another format than {', '.join(FORMATS)}") from None
-    except Exception as error:
-        # A broken file makes Pillow raise almost anything, struct.error and IndexError included.
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # As in decode(); without a readable orientation, the image stays as it is stored.
-        return image
-
-
-def _rgb(image: Image.Image) -> np.ndarray:
-    """Pixels as uint8 `[h, w, 3]`."""
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no fixed range")
-    if image.mode.startswith("I"):
-        values = np.array(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("32-bit pixels have no fixed range")
-        grey = ((values + 128) // 257).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _read(files: list[File]) -> list[torch.Tensor | str]:
-    """Decode files; in place of an image that cannot be read stands the reason."""
-    results: list[torch.Tensor | str] = []
-    for file in files:
-        try:
-            results.append(decode(Path(file.path).read_bytes()))
-        except OSError as error:
-            results.append(error.strerror or str(error))
-        except ValueError as error:
-            results.append(str(error))
-    return results
-
-
-def decode_files(files: list[File], on_corrupt: Literal["stop", "skip"]) -> list[torch.Tensor | str]:
-    """Read and decode files, up to the first problem if that stops the run.
-
-    Args:
-        files: The files, none of which has a `problem`.
-        on_corrupt: As in `Folder`.
-
-    Returns:
-        For each file its image, uint8 `[h, w, 3]`, or why it cannot be read. With `stop`, a reason may end the list early.
-    """
-    results: list[torch.Tensor | str] = []
-    # Threads, as decoding a large image leaves the interpreter free; for tiny ones they neither help nor hurt.
-    chunks = [files[start : start + 64] for start in range(0, len(files), 64)]
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-    # Filters belong to the process, not to a thread: they are set once, around all threads. Pillow warns about
-    # metadata, which changes no pixel here, and about images so large that they look like an attack: refused.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            for chunk in pool.map(_read, chunks):
-                results += chunk
-                if on_corrupt == "stop" and any(isinstance(result, str) for result in chunk):
-                    break
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return results
-
-
-def readable(text: str) -> str:
-    """The text on one line and in any encoding, as a file name may hold line breaks and bytes that are not UTF-8."""
-    return text if text.isprintable() else ascii(text)
-
-
-def open_root(root: str | Path, on_corrupt: str) -> Path:
-    """The root of a source, with links resolved; refuses one that does not exist, and an unknown `on_corrupt`."""
-    if on_corrupt not in ("stop", "skip"):
-        raise ValueError(f"data.on_corrupt={on_corrupt!r} must be stop or skip")
-    given = Path(root).expanduser()
-    if not given.exists():
-        raise FileNotFoundError(f"data.root={readable(str(root))} does not exist")
-    return given.resolve()
-
-
-def report(root: Path, name: str, reason: str, problems: list[tuple[str, str]], on_corrupt: Literal["stop", "skip"]) -> None:
-    """Stop at a file that cannot be used, or note it down; `name` is its path relative to the root."""
-    if on_corrupt == "stop":
-        raise ValueError(f"{readable(str(root / name))}: {readable(reason)} (data.on_corrupt=skip leaves such files out)")
-    problems.append((name, reason))
 
 
 class Folder:
@@ -168,14 +32,23 @@ class Folder:
         classes: Names of the classes.
     """
 
-    def __init__(self, root: str | Path, on_corrupt: Literal["stop", "skip"] = "stop"):
+    def __init__(
+        self,
+        root: str | Path,
+        on_corrupt: Literal["stop", "skip"] = "stop",
+        memory_gib: float = 4,
+        cache: str | Path = "outputs/cache",
+    ):
         """List the files, and refuse a folder that cannot be trained on; decoding waits until a split is asked for.
 
         Args:
             root: The folder that holds `train/`.
             on_corrupt: What to do about a file that is not a readable image: `stop` with an error, or `skip` and list
                 it.
+            memory_gib: A split whose pixels take more than this is kept in a file, not in memory.
+            cache: Folder for these files.
         """
+        self._cache = PixelCache(cache, memory_gib)
         self.root = open_root(root, on_corrupt)
         self.on_corrupt: Literal["stop", "skip"] = on_corrupt
         if not (self.root / "train").is_dir():
@@ -204,24 +77,15 @@ class Folder:
         if name not in self._files:
             return None
         files = self._files[name]
-        problems: list[tuple[str, str]] = []
-        images: list[torch.Tensor] = []
-        labels: list[int] = []
-        names: list[str] = []
-        # Shorter than `files` if a problem stopped the reading; it then ends in that problem, which _report() raises.
-        for (file, label), result in zip(files, decode_files([file for file, _ in files], self.on_corrupt), strict=False):
-            if isinstance(result, str):
-                self._report(file, result, problems)
-                continue
-            images.append(result)
-            labels.append(label)
-            names.append(file.name)
-        self._decoding_problems[name] = problems
-        missing = set(range(len(self.classes))) - set(labels) if name == "train" else set()
-        if missing or not images:
+        labels = torch.tensor([label for _, label in files], dtype=torch.int64)
+        images, self._decoding_problems[name] = read_split(
+            self.root, [file for file, _ in files], labels, [file.name for file, _ in files], self.on_corrupt, self._cache
+        )
+        missing = set(range(len(self.classes))) - set(images.labels.tolist()) if name == "train" else set()
+        if missing or not len(images):
             folder = self.root / name / (self.classes[min(missing)] if missing else "")
             raise ValueError(f"{readable(str(folder))}: none of its files is a readable image")
-        return ImageSet.build(images, labels, names)
+        return images
 
     def _report(self, file: File, reason: str, problems: list[tuple[str, str]]) -> None:
         report(self.root, file.name, reason, problems, self.on_corrupt)

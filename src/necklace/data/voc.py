@@ -2,7 +2,7 @@
 
 `ROOT/Annotations/ID.xml`, `ROOT/JPEGImages/ID.jpg` (or another image format) and `ROOT/ImageSets/Main/train.txt` with one ID a
 line, and, if there, `val.txt` and `test.txt`; a `trainval.txt` is the training split where the other two are absent. With
-`year`, ROOT is what torchvision unpacks there: `VOCdevkit/VOC2007`. Images are decoded as in `folder.py`. Images and
+`year`, ROOT is what torchvision unpacks there: `VOCdevkit/VOC2007`. Images are decoded as in `files.py`. Images and
 annotations that no list names are not looked at.
 
 What is asked of an annotation is in `voc_xml.py`. Labels follow VOC: 1 if an object of the class is there, 0 if none is, and -1
@@ -10,18 +10,17 @@ What is asked of an annotation is in `voc_xml.py`. Labels follow VOC: 1 if an ob
 """
 
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from PIL import Image
 from torchvision.datasets import VOCDetection
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
+from necklace.data.cache import PixelCache, read_split
 from necklace.data.cifar import by_hand, obtain
-from necklace.data.folder import EXTENSIONS, FORMATS, File, decode_files, open_root, readable, report
+from necklace.data.files import EXTENSIONS, File, open_root, readable, report, stored_size
 from necklace.data.images import SPLIT_NAMES, ImageSet, SplitName
 from necklace.data.voc_xml import check_boxes, check_name, labels_of, parse
 
@@ -34,21 +33,6 @@ CLASSES = (
 # fmt: on
 FOLDERS = ("Annotations", "ImageSets/Main", "JPEGImages")
 MAX_XML_BYTES = 1 << 24  # a crowded image's annotation has some 100 kB
-
-
-def stored_size(path: str) -> tuple[int, int]:
-    """Width and height in an image's header, before EXIF turns it.
-
-    Raises:
-        ValueError: It is not an image.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as in folder.decode_files()
-            with Image.open(path, formats=FORMATS) as image:
-                return image.size
-    except Exception as error:  # as in folder.decode()
-        raise ValueError("not a readable image") from error
 
 
 @dataclass(frozen=True)
@@ -75,6 +59,8 @@ class Voc:
         year: int | str | None = None,
         download: bool = False,
         on_corrupt: Literal["stop", "skip"] = "stop",
+        memory_gib: float = 4,
+        cache: str | Path = "outputs/cache",
     ):
         """Read the lists and the annotations; decoding waits until a split is asked for.
 
@@ -83,7 +69,10 @@ class Voc:
             year: Which VOC.
             download: Whether to have torchvision download that year.
             on_corrupt: What to do about a file that cannot be used: `stop` with an error, or `skip` and list it.
+            memory_gib: A split whose pixels take more than this is kept in a file, not in memory.
+            cache: Folder for these files.
         """
+        self._cache = PixelCache(cache, memory_gib)
         if year is not None and str(year) not in YEARS:
             raise ValueError(f"data.year={year}: must be {', '.join(YEARS)}, or null for a folder in the VOC layout")
         if download and year is None:
@@ -129,28 +118,28 @@ class Voc:
         """Read and decode the images of a split; None if there is no list of it. Labels are int8 `[N, K]`."""
         if name not in self._items:
             return None
-        problems: list[tuple[str, str]] = []
-        images: list[torch.Tensor] = []
-        used: list[_Item] = []
         items = self._items[name]
-        # Shorter than `items` if a problem stopped the reading, as in folder.py.
-        for item, result in zip(items, decode_files([item.image for item in items], self.on_corrupt), strict=False):
-            if isinstance(result, str):
-                report(self.root, item.image.name, result, problems, self.on_corrupt)
-                continue
-            upright, said = (result.shape[1], result.shape[0]), item.size
-            if said not in (None, upright) and said != stored_size(item.image.path):
-                sizes = f"<size> is {said[0]}x{said[1]}, the image is {upright[0]}x{upright[1]}"
-                report(self.root, item.annotation_name, sizes, problems, self.on_corrupt)
-                continue
-            images.append(result)
-            used.append(item)
-        self._decoding_problems[name] = problems
-        if not used:
+
+        def misfit(index: int, height: int, width: int) -> tuple[str, str] | None:
+            """What the annotation says against the size of its image, if anything."""
+            said = items[index].size
+            if said in (None, (width, height)) or said == stored_size(items[index].image.path):
+                return None
+            return items[index].annotation_name, f"<size> is {said[0]}x{said[1]}, the image is {width}x{height}"
+
+        labels = [[item.labels.get(label, 0) for label in self.classes] for item in items]
+        images, self._decoding_problems[name] = read_split(
+            self.root,
+            [item.image for item in items],
+            torch.tensor(labels, dtype=torch.int8).view(len(items), len(self.classes)),
+            [str(Path(item.image.name).relative_to(self.folder.relative_to(self.root))) for item in items],
+            self.on_corrupt,
+            self._cache,
+            misfit,
+        )
+        if not len(images):
             raise ValueError(f"{readable(str(self.folder))}: no image of the {name} split can be used")
-        labels = [[item.labels.get(label, 0) for label in self.classes] for item in used]
-        names = [str(Path(item.image.name).relative_to(self.folder.relative_to(self.root))) for item in used]
-        return ImageSet.build(images, torch.tensor(labels, dtype=torch.int8), names)
+        return images
 
     def _lists(self) -> dict[str, str]:
         """Which file lists which split."""
@@ -260,7 +249,12 @@ class Voc:
         missing = [pair for pair in _archives(year) if not self._is_complete(pair[0])]
         for index, (split, _) in enumerate(missing):
             archives = [archive for _, archive in missing[index:]]
-            obtain(lambda s=split: VOCDetection(str(self.root), year, s, download=True), self.root, archives)
+            obtain(
+                lambda s=split: VOCDetection(str(self.root), year, s, download=True),
+                lambda s=split: self._is_complete(s),
+                self.root,
+                archives,
+            )
 
     def _is_complete(self, split: str) -> bool:
         """Whether all images of a list are there with their annotations."""

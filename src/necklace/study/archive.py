@@ -1,0 +1,194 @@
+"""What a study keeps in version control: records/, from which every number and figure of it can be derived again.
+
+`records/CELL.json` is a cell's record with its learning curve; `records/study.json` says which cells there are, whether they
+finished, and how they are to be read; `records/costs.json` holds the speeds that were measured at the end.
+"""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from necklace.record import Record, parse_record, write_whole
+from necklace.study.plan import CellState, Plan
+
+LAYOUT = 1
+
+
+@dataclass(frozen=True)
+class ArchivedCell:
+    """One cell of a study as the archive has it.
+
+    Attributes:
+        row: Name of its row.
+        seed: Its seed.
+        choice: Option to the value that was tried with it, where the study chooses.
+        cell: Name of its folder and its record.
+        state: `done`, `stale`, `failed`, `running` or `missing`.
+        failure: The last line of its traceback, if it failed.
+        record: Of a done or stale cell.
+        curve: Column of the learning curve to its values by epoch, None where an epoch has no value.
+    """
+
+    row: str
+    seed: int
+    choice: dict[str, Any]
+    cell: str
+    state: str
+    failure: str | None
+    record: Record | None
+    curve: dict[str, list[float | None]]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A study's cells and how to read them.
+
+    Attributes:
+        name: The study's name.
+        question: In the author's words.
+        baseline: Name of a row, or None where the runs are just a set.
+        metric: Name of a figure of the records.
+        rows: Names, in order.
+        seeds: In order.
+        axes: Config keys that may differ between cells, or None where nothing was declared.
+        same: Two rows that compute the same, or None.
+        tolerance: Largest difference of the metric when a cell is trained again on another machine.
+        allow: Fields that may differ besides the axes.
+        overrides: Hydra overrides of all cells that were given beside the study's own.
+        dropped: Sentences about rows that were asked for twice.
+        cells: Row by row.
+        costs: Row to `latency_ms`, `train_images_per_s`, `peak_memory_mib`, and the conditions.
+    """
+
+    name: str
+    question: str
+    baseline: str | None
+    metric: str
+    rows: tuple[str, ...]
+    seeds: tuple[int, ...]
+    axes: tuple[str, ...] | None
+    same: tuple[str, str] | None
+    tolerance: float
+    allow: tuple[str, ...]
+    overrides: tuple[str, ...]
+    dropped: tuple[str, ...]
+    cells: tuple[ArchivedCell, ...]
+    costs: dict[str, dict[str, Any]]
+
+
+def archive_of(
+    plan: Plan, states: Sequence[CellState], allow: Sequence[str], overrides: Sequence[str], costs: dict[str, dict[str, Any]]
+) -> Archive:
+    """The archive of a plan whose cells are in these states."""
+    study = plan.study
+    cells = []
+    for cell, found in zip(plan.cells, states, strict=True):
+        name = found.folder.name if found.folder else cell.label
+        curve = read_curve(found.folder) if found.record and found.folder else {}
+        cells.append(ArchivedCell(cell.row, cell.seed, cell.choice, name, found.state, found.failure, found.record, curve))
+    return Archive(
+        name=study.name,
+        question=study.question,
+        baseline=study.baseline,
+        metric=study.metric,
+        rows=tuple(plan.rows),
+        seeds=tuple(dict.fromkeys(cell.seed for cell in plan.cells)),
+        axes=plan.axes,
+        same=study.same,
+        tolerance=study.tolerance,
+        allow=tuple(allow),
+        overrides=tuple(overrides),
+        dropped=plan.dropped,
+        cells=tuple(cells),
+        costs=costs,
+    )
+
+
+def read_curve(folder: Path) -> dict[str, list[float | None]]:
+    """The learning curve of a run's folder: epoch, losses and val metrics, to seven digits."""
+    path = folder / "history.csv"
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
+    columns = [name for name in (rows[0] if rows else {}) if name == "epoch" or name.startswith(("train/", "val/"))]
+    return {name: [float(f"{float(row[name]):.7g}") if row[name] else None for row in rows] for name in columns}
+
+
+def write_archive(archive: Archive, folder: Path) -> None:
+    """Write `records/` of a study's folder: every file whole, those that are as they should be untouched.
+
+    Args:
+        archive: What to write.
+        folder: Such as experiments/NAME. Records of cells that the study no longer asks for are removed.
+    """
+    records = folder / "records"
+    records.mkdir(parents=True, exist_ok=True)
+    header = {field.name: getattr(archive, field.name) for field in fields(Archive) if field.name not in ("cells", "costs")}
+    cells = []
+    wanted = {"study.json", "costs.json"} if archive.costs else {"study.json"}
+    for cell in archive.cells:
+        cells.append({name: getattr(cell, name) for name in ("row", "seed", "choice", "cell", "state", "failure")})
+        if cell.record:
+            wanted.add(f"{cell.cell}.json")
+            _write(records / f"{cell.cell}.json", json.dumps({"record": asdict(cell.record), "curve": cell.curve}, **_COMPACT))
+    if archive.costs:
+        _write(records / "costs.json", json.dumps(archive.costs, indent=1, sort_keys=True, allow_nan=False))
+    _write(records / "study.json", json.dumps({"layout": LAYOUT, **header, "cells": cells}, indent=1, allow_nan=False))
+    for path in records.glob("*.json"):
+        if path.name not in wanted:
+            path.unlink()
+
+
+_COMPACT: Mapping[str, Any] = {"separators": (",", ":"), "sort_keys": True, "allow_nan": False}
+
+
+def _write(path: Path, text: str) -> None:
+    content = (text + "\n").encode()
+    if not path.exists() or path.read_bytes() != content:
+        write_whole(path, content)
+
+
+def read_archive(folder: Path) -> Archive:
+    """Read `records/` of a study's folder strictly.
+
+    Raises:
+        FileNotFoundError: It, or the record of a cell that is done, is not there.
+        ValueError: A file of it is not what `write_archive` writes.
+    """
+    path = folder / "records" / "study.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: the study has no records yet; run it first")
+    content = _read_json(path)
+    known = {field.name for field in fields(Archive)} - {"costs"} | {"layout"}
+    if not isinstance(content, dict) or content.get("layout") != LAYOUT or content.keys() != known:
+        raise ValueError(f"{path}: not an archive of layout {LAYOUT} with {', '.join(sorted(known))}")
+    del content["layout"]
+    cells = []
+    for item in content.pop("cells"):
+        cell = ArchivedCell(**item, record=None, curve={})
+        if cell.state in ("done", "stale"):
+            own = path.with_name(f"{cell.cell}.json")
+            if not own.is_file():
+                raise FileNotFoundError(f"{own}: the study says that this cell is {cell.state}, but its record is not there")
+            parts = _read_json(own)
+            if not isinstance(parts, dict) or parts.keys() != {"record", "curve"}:
+                raise ValueError(f"{own}: must hold a record and a curve")
+            cell = replace(cell, record=parse_record(parts["record"], own), curve=parts["curve"])
+        cells.append(cell)
+    costs = path.with_name("costs.json")
+    lists: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    return Archive(**lists, cells=tuple(cells), costs=_read_json(costs) if costs.exists() else {})
+
+
+def read_costs(folder: Path) -> dict[str, dict[str, Any]]:
+    """The costs in a study's folder; none if there are none."""
+    path = folder / "records" / "costs.json"
+    return _read_json(path) if path.exists() else {}
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error

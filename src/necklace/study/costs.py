@@ -1,0 +1,149 @@
+"""What the rows of a study cost on this machine: latency, training speed and memory, measured side by side at the end.
+
+The rows take turns within one process, so that what else the machine does meets all of them; a figure is the median of rounds.
+"""
+
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from necklace.run import datamodule_of, device_name
+from necklace.study.plan import built
+
+ROUNDS, FORWARDS, STEPS = 7, 10, 2
+
+
+def measure_costs(configs: Mapping[str, DictConfig]) -> dict[str, dict[str, Any]]:
+    """Measure each row in processes of their own, so that this one's memory and threads do not count.
+
+    Args:
+        configs: Row to the composed config of one of its cells, without Hydra's own part.
+
+    Returns:
+        Row to `latency_ms` (a forward pass of one image), `train_images_per_s` (forward, backward and optimiser step at the
+        config's batch size), `peak_memory_mib` (of a process that trains; on a GPU, of its tensors), `device` and `threads`.
+
+    Raises:
+        RuntimeError: A process died.
+    """
+    plain = {row: OmegaConf.to_container(config) for row, config in configs.items()}
+    context = multiprocessing.get_context("spawn")
+    return _answered(context, _measure, plain, sorted(os.sched_getaffinity(0)))
+
+
+def _answered(context: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The function's result from a process of its own."""
+    mine, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(theirs, function, arguments))
+    process.start()
+    theirs.close()
+    try:
+        return mine.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"the process that measures costs ended with exit code {process.exitcode}") from None
+    finally:
+        process.join()
+        mine.close()
+
+
+def _answer(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    pipe.send(function(*arguments))
+    pipe.close()
+
+
+def _measure(plain: dict[str, dict[str, Any]], cores: list[int]) -> dict[str, dict[str, Any]]:
+    os.sched_setaffinity(0, cores)
+    # With more than one thread, forked processes would wait for threads that did not come with them. The data is read once, here.
+    torch.set_num_threads(1)
+    for config in plain.values():
+        datamodule_of(OmegaConf.to_container(OmegaConf.create(config), resolve=True))  # pyright: ignore[reportArgumentType]
+    memory = {
+        row: _answered(multiprocessing.get_context("fork"), _peak_memory, config, len(cores)) for row, config in plain.items()
+    }
+    torch.set_num_threads(len(cores))
+    return {row: cost | {"peak_memory_mib": memory[row]} for row, cost in _speeds(plain).items()}
+
+
+class _Subject:
+    """A row's model, ready to be measured."""
+
+    def __init__(self, plain: dict[str, Any]) -> None:
+        config = OmegaConf.create(plain)
+        self.device = torch.device("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu")
+        model, (height, width) = built(config)
+        self.model = model.to(self.device)
+        self.optimizer = instantiate(config.optimizer)(self.model.parameters())
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(config.batch_size, 3, height, width, generator=generator)
+        self.images = images.to(self.device, memory_format=torch.channels_last)
+
+    def latency_ms(self) -> float:
+        self.model.eval()
+        times = []
+        with torch.inference_mode():
+            for _ in range(FORWARDS):
+                times.append(self._timed(lambda: self.model(self.images[:1])))
+        return 1000 * statistics.median(times)
+
+    def train_images_per_s(self) -> float:
+        self.model.train()
+        return len(self.images) / statistics.median(self._timed(self.step) for _ in range(STEPS))
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        self.model(self.images).logsumexp(1).mean().backward()
+        self.optimizer.step()
+
+    def _timed(self, work: Callable[[], object]) -> float:
+        self._wait()
+        started = time.perf_counter()
+        work()
+        self._wait()
+        return time.perf_counter() - started
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _speeds(plain: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    subjects = {row: _Subject(config) for row, config in plain.items()}
+    for subject in subjects.values():  # the first pass of each allocates and chooses algorithms
+        subject.latency_ms()
+        subject.train_images_per_s()
+    latencies: dict[str, list[float]] = {row: [] for row in subjects}
+    speeds: dict[str, list[float]] = {row: [] for row in subjects}
+    for _ in range(ROUNDS):
+        for row, subject in subjects.items():
+            latencies[row].append(subject.latency_ms())
+            speeds[row].append(subject.train_images_per_s())
+    return {
+        row: {
+            "latency_ms": float(f"{statistics.median(latencies[row]):.4g}"),
+            "train_images_per_s": float(f"{statistics.median(speeds[row]):.4g}"),
+            "device": device_name(subject.device),
+            "threads": torch.get_num_threads(),
+        }
+        for row, subject in subjects.items()
+    }
+
+
+def _peak_memory(plain: dict[str, Any], threads: int) -> float:
+    torch.set_num_threads(threads)
+    subject = _Subject(plain)
+    for _ in range(3):
+        subject.step()
+    if subject.device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(subject.device) / 2**20, 1)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)

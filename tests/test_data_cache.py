@@ -1,0 +1,300 @@
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from PIL import Image
+
+import necklace.data.cache
+from necklace.cell import cell_identity
+from necklace.data.augment import Augmentation
+from necklace.data.cache import PixelCache
+from necklace.data.datamodule import DataModule
+from necklace.data.folder import Folder
+from necklace.data.images import ImageSet
+from necklace.data.sizes import Fixed, Multiscale, Native
+from necklace.data.voc import Voc
+from necklace.run import datamodule_of
+from tests.conftest import compose_train
+
+SHAPES = [(20, 30), (17, 9), (20, 30), (40, 12), (1, 1), (33, 64)]
+
+
+def put_images(root: Path, count: int = 12) -> Path:
+    """Images of several shapes in two classes; the first one lies on its side, as its EXIF says."""
+    generator = np.random.default_rng(0)
+    for index in range(count):
+        folder = root / "train" / ("cat", "dog")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        height, width = SHAPES[index % len(SHAPES)]
+        image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        exif = Image.Exif()
+        exif[0x0112] = 6 if index == 0 else 1
+        image.save(folder / f"{index:03}.png", exif=exif)
+    return root
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return put_images(tmp_path / "images")
+
+
+def train_split(root: Path, cache: Path, memory_gib: float = 0) -> ImageSet:
+    images = Folder(root, "stop", memory_gib, cache).split("train")
+    assert images is not None
+    return images
+
+
+def file_mapped_at(images: ImageSet) -> str:
+    """The file behind the memory that holds the pixels; empty where there is none."""
+    address = images.pixels.data_ptr()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, _, _, _, _, *path = line.split(maxsplit=5)
+        start, end = (int(text, 16) for text in span.split("-"))
+        if start <= address < end:
+            return path[0] if path else ""
+    raise AssertionError("the pixels lie nowhere")
+
+
+def no_decoding(*args):
+    raise AssertionError("decoded again")
+
+
+def test_a_split_that_fits_stays_in_memory(root, tmp_path):
+    images = train_split(root, tmp_path / "cache", memory_gib=4)
+    assert images.starts is None
+    assert not (tmp_path / "cache").exists()
+    size = images.pixels.numel() / 2**30
+    assert train_split(root, tmp_path / "cache", memory_gib=size).starts is None
+    assert train_split(root, tmp_path / "cache", memory_gib=size * 0.999).starts is not None
+
+
+def test_a_mapped_split_has_the_same_content_and_is_decoded_once(root, tmp_path, monkeypatch):
+    held, mapped = train_split(root, tmp_path, memory_gib=4), train_split(root, tmp_path)
+    assert held.shapes[0].tolist() == [30, 20]
+    assert mapped.digest() == held.digest()
+    (file,) = tmp_path.glob("*.pixels")
+    assert file_mapped_at(mapped) == str(file)
+    assert not file_mapped_at(held).endswith(".pixels")
+    monkeypatch.setattr(necklace.data.cache, "decode_files", no_decoding)
+    root.rename(tmp_path / "moved")
+    assert train_split(tmp_path / "moved", tmp_path).digest() == held.digest()
+    with pytest.raises(AssertionError, match="decoded again"):
+        train_split(tmp_path / "moved", tmp_path, memory_gib=4)
+
+
+def test_selecting_shares_the_mapped_pixels(root, tmp_path):
+    held, mapped = train_split(root, tmp_path, memory_gib=4), train_split(root, tmp_path)
+    chosen = [7, 2, 11, 0]
+    part = mapped.select(chosen).select([2, 0, 3])
+    assert part.pixels.data_ptr() == mapped.pixels.data_ptr()
+    assert part.digest() == held.select([11, 7, 0]).digest()
+    assert torch.equal(part.resized(8, 6), held.select([11, 7, 0]).resized(8, 6))
+    same = mapped.select([6, 9])
+    assert same.common_shape == (17, 9)
+    assert torch.equal(same.resized(17, 9), torch.stack([held.image(6), held.image(9)]))
+    assert len(mapped.select([])) == 0
+    assert mapped.select([]).digest() == held.select([]).digest()
+
+
+def test_writing_to_the_pixels_does_not_reach_the_file(root, tmp_path):
+    images = train_split(root, tmp_path)
+    before = images.digest()
+    images.pixels.fill_(7)
+    assert train_split(root, tmp_path).digest() == before
+
+
+@pytest.mark.parametrize("sizes", [Fixed(16), Multiscale([8, 24], 16), Native(32, 4)])
+def test_batches_of_a_mapped_split_are_those_of_one_in_memory(root, tmp_path, sizes):
+    modules = [
+        DataModule(Folder(root, "stop", memory_gib, tmp_path), sizes, 2, 0, Augmentation(flip=True), val_fraction=0.3)
+        for memory_gib in (4, 0)
+    ]
+    held, mapped = modules
+    assert held.digest == mapped.digest
+    for module in modules:
+        assert len(module.splits["val"]) == 4
+    for loader in ("train_dataloader", "val_dataloader"):
+        pairs = list(zip(*[getattr(module, loader)() for module in modules], strict=True))
+        assert pairs
+        for first, second in pairs:
+            assert torch.equal(first.images, second.images)
+            assert torch.equal(first.labels, second.labels)
+    assert all(part.pixels.data_ptr() == mapped.splits["train"].pixels.data_ptr() for part in mapped.splits.values())
+    assert file_mapped_at(mapped.splits["train"]).endswith(".pixels")
+    assert not any(sized._made for sized in mapped._sized.values())  # no copy at another size is kept
+
+
+def test_what_cannot_be_read_is_skipped_and_listed_from_the_cache_too(root, tmp_path, monkeypatch):
+    (root / "train/cat/000.png").write_bytes((root / "train/cat/000.png").read_bytes()[:200])
+    (root / "train/dog/text.png").write_text("no image")
+    sources = [Folder(root, "skip", memory_gib, tmp_path / "cache") for memory_gib in (4, 0, 0)]
+    digests = []
+    for source in sources:
+        images = source.split("train")
+        assert images is not None
+        digests.append(images.digest())
+    assert len(set(digests)) == 1
+    assert sources[0].skipped == sources[1].skipped == sources[2].skipped
+    assert [name for name, _ in sources[0].skipped] == ["train/cat/000.png", "train/dog/text.png"]
+    monkeypatch.setattr(necklace.data.cache, "decode_files", no_decoding)
+    with pytest.raises(ValueError, match=r"000\.png: .*truncated"):
+        train_split(root, tmp_path / "cache")
+
+
+def test_stopping_at_a_bad_file_leaves_no_file(root, tmp_path):
+    (root / "train/dog/z.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"z\.png: not an image"):
+        train_split(root, tmp_path / "cache")
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+def test_a_voc_split_is_mapped_too(root, tmp_path):
+    (root / "ImageSets/Main").mkdir(parents=True)
+    (root / "Annotations").mkdir()
+    (root / "train").rename(root / "JPEGImages")
+    names = []
+    for path in sorted(root.glob("JPEGImages/*/*.png")):
+        path.rename(root / "JPEGImages" / path.name)
+        names.append(path.stem)
+        with Image.open(root / "JPEGImages" / path.name) as image:
+            width, height = image.size
+        height += path.stem == "003"  # says another size than the image has
+        box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>1</xmax><ymax>1</ymax></bndbox>" if height == 1 else ""
+        thing = f"<object><name>dot</name>{box}</object>" if box else ""  # the images of 1x1 pixels
+        size = f"<size><width>{width}</width><height>{height}</height></size>"
+        (root / f"Annotations/{path.stem}.xml").write_text(f"<annotation>{size}{thing}</annotation>")
+    (root / "ImageSets/Main/train.txt").write_text("\n".join(names))
+    sources = [Voc(root, on_corrupt="skip", memory_gib=memory_gib, cache=tmp_path / "cache") for memory_gib in (4, 0, 0)]
+    splits = [source.split("train") for source in sources]
+    assert [split.starts is not None for split in splits if split] == [False, True, True]
+    assert len({split.digest() for split in splits if split}) == 1
+    for source in sources:
+        assert [name for name, _ in source.skipped] == ["Annotations/003.xml"]
+    assert splits[1] is not None
+    assert len(splits[1]) == 11
+    assert int(splits[1].labels.sum()) == 2
+
+
+def test_the_file_is_of_bytes_names_and_order(root, tmp_path):
+    def files() -> int:
+        train_split(root, tmp_path)
+        return len(list(tmp_path.glob("*.pixels")))
+
+    assert files() == 1
+    (root / "train/cat/004.png").rename(root / "train/cat/0040.png")
+    assert files() == 2
+    (root / "train/cat/0040.png").write_bytes((root / "train/cat/000.png").read_bytes())
+    assert files() == 3
+    first, second = root / "train/cat/000.png", root / "train/cat/002.png"
+    contents = first.read_bytes(), second.read_bytes()
+    first.write_bytes(contents[1])
+    second.write_bytes(contents[0])
+    assert files() == 4
+    assert files() == 4
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[Path, Path, bytes, str]:
+    base = tmp_path_factory.mktemp("whole")
+    root = put_images(base / "images")
+    digest = train_split(root, base / "cache").digest()
+    (path,) = (base / "cache").glob("*.pixels")
+    return root, path, path.read_bytes(), digest
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_a_file_that_is_not_whole_is_made_anew(whole, data):
+    root, path, content, digest = whole
+    cut = data.draw(st.integers(0, len(content) - 1))
+    damaged = data.draw(
+        st.sampled_from(
+            [content[:cut], content[cut + 1 :], content + content[:cut] + b"x", b"\0" * cut, content[:-8] + b"\xff" * 8]
+        )
+    )
+    path.write_bytes(damaged)
+    assert train_split(root, path.parent).digest() == digest
+    assert path.read_bytes() == content
+
+
+def test_a_full_disk_is_a_clear_error_and_leaves_no_half_file(root, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # the system refuses to let a file grow beyond this
+    try:
+        with pytest.raises(OSError, match=r"data\.cache=.*cannot keep 0\.00 GiB .*too large.*data\.memory_gib=1 keeps"):
+            train_split(root, tmp_path / "cache")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+    assert len(train_split(root, tmp_path / "cache")) == 12
+
+
+def test_a_cache_that_cannot_be_made_is_named(root, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"data\.cache=.*file/cache: cannot keep"):
+        train_split(root, tmp_path / "file/cache")
+
+
+@pytest.mark.parametrize("memory_gib", [-1, float("nan"), None, "4"])
+def test_a_wrong_limit_is_named(memory_gib):
+    with pytest.raises(ValueError, match=rf"data\.memory_gib={memory_gib}: must be"):
+        PixelCache("cache", memory_gib)
+
+
+# Reads a split; leaves a file for each time that it decodes, and the digest that it sees.
+READ_SLOWLY = """
+import sys, time
+from pathlib import Path
+import necklace.data.cache as cache
+from necklace.data.folder import Folder
+
+root, folder, number = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+decode_files = cache.decode_files
+
+def watched(files, sizes):
+    (folder / f"decoded_{number}").touch()
+    time.sleep(0.5)  # the other one asks meanwhile
+    yield from decode_files(files, sizes)
+
+cache.decode_files = watched
+(folder / f"ready_{number}").touch()
+while len(list(folder.glob("ready_*"))) < 2:
+    time.sleep(0.01)
+(folder / f"digest_{number}").write_text(Folder(root, "stop", 0, folder / "cache").split("train").digest())
+"""
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_decodes(root, tmp_path):
+    processes = [
+        subprocess.Popen([sys.executable, "-c", READ_SLOWLY, root, tmp_path, str(number)], stderr=subprocess.PIPE, text=True)
+        for number in range(2)
+    ]
+    for process in processes:
+        assert process.communicate(timeout=120) == (None, "")
+        assert process.returncode == 0
+    assert len(list(tmp_path.glob("decoded_*"))) == 1
+    expected = train_split(root, tmp_path, memory_gib=4).digest()
+    assert [path.read_text() for path in tmp_path.glob("digest_*")] == [expected] * 2
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".lock", ".pixels"]
+
+
+def test_where_the_pixels_are_does_not_make_another_cell(root, tmp_path):
+    identities = []
+    for memory_gib in (4, 0):
+        chosen = ["data=folder", f"data.root={root}", f"outputs={tmp_path}", f"data.memory_gib={memory_gib}", "batch_size=2"]
+        plain: Any = OmegaConf.to_container(compose_train(chosen)[0], resolve=True)
+        data = datamodule_of(plain)
+        assert (data.splits["train"].starts is not None) == (memory_gib == 0)
+        identities.append(cell_identity(plain, data.digest))
+    assert identities[0] == identities[1]
+    assert os.listdir(tmp_path / "cache")

@@ -1,0 +1,202 @@
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from omegaconf import OmegaConf
+
+from necklace.model import measure_cost
+from necklace.study.compose import Composer
+from necklace.study.plan import built, composed, expand, make_plan, override, read_study, states
+from tests.conftest import SMALL, synthetic_record, write_synthetic
+
+pytestmark = pytest.mark.usefixtures("hydra_ready")
+
+
+def study_file(folder: Path, **changes) -> Path:
+    content = {
+        "question": "Does it?",
+        "baseline": "none",
+        "seeds": [0, 1],
+        "overrides": {key: json.loads(value) if value[0].isdigit() else value for key, value in (s.split("=") for s in SMALL)},
+        "cells": [{"neck": ["none", "spp"]}, {"neck": "focal", "neck.focal_level": [1, 2]}],
+    } | changes
+    path = folder / "tiny" / "study.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in content.items() if value is not None})))
+    return path
+
+
+def plan_of(folder: Path, **changes):
+    return make_plan(read_study(study_file(folder, **changes)), [f"outputs={folder / 'outputs'}"])
+
+
+def test_cells_are_a_union_of_grids(tmp_path: Path) -> None:
+    grids = [
+        {"neck": ["none", "conv", "spp", "sppf"]},
+        {"neck": "focal", "neck.focal_level": [1, 2, 3], "neck.focal_window": [3, 5]},
+    ]
+    plan = plan_of(tmp_path, cells=grids)
+    assert len(plan.rows) == 4 + 6
+    assert len(plan.cells) == 20
+    assert "focal, focal_level=3, focal_window=5" in plan.rows
+    assert len({cell.cell_hash for cell in plan.cells}) == 20
+    assert plan.axes == ("neck", "neck.focal_level", "neck.focal_window")
+
+
+def test_a_row_that_is_another_in_other_words_is_dropped(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, cells=[{"neck": ["none", "focal"]}, {"neck": "focal", "neck.focal_level": [2, 3]}])
+    assert list(plan.rows) == ["none", "focal", "focal, focal_level=3"]  # level 2 is the default
+    assert "focal, focal_level=2" in plan.dropped[0]
+
+
+def test_a_planned_cell_is_the_one_that_train_py_runs(tmp_path: Path, train_cell) -> None:
+    plan = plan_of(tmp_path)
+    cell = next(cell for cell in plan.cells if cell.row == "focal, focal_level=1" and cell.seed == 1)
+    record, folder = train_cell("neck=focal", "neck.focal_level=1", "seed=1", "study=tiny", outputs=tmp_path / "outputs")
+    assert record.cell_hash == cell.cell_hash
+    assert record.cell == cell.label
+    assert record.code == cell.code
+    assert folder.parent.parent == plan.root.parent
+    at = states(plan)[plan.cells.index(cell)]
+    assert at.state == "done"
+    assert at.record == record
+
+
+def test_states(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    cells = plan.cells
+    plan.root.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+
+    def done(cell, **fields) -> None:
+        record = synthetic_record([*SMALL], cell.seed, rng.random(30) < 0.5, **fields)
+        write_synthetic(record.__class__(**record.__dict__ | {"cell": cell.label, "cell_hash": cell.cell_hash}), plan.root)
+
+    done(cells[0], code=cells[0].code)
+    done(cells[1], code="another")
+    (plan.root / cells[2].label).mkdir()
+    (plan.root / cells[2].label / "FAILED").write_text("Traceback\nValueError: no\n")
+    (plan.root / ".locks").mkdir()
+    (plan.root / ".locks" / f"{cells[4].cell_hash}.lock").touch()  # left behind, held by nobody
+    with FileLock(plan.root / ".locks" / f"{cells[3].cell_hash}.lock"):
+        found = states(plan)
+    assert [at.state for at in found] == ["done", "stale", "failed", "running", "missing", "missing", "missing", "missing"]
+    assert found[2].failure == "ValueError: no"
+
+
+def test_a_matched_control_costs_what_the_named_row_costs(tmp_path: Path) -> None:
+    matched = [{"neck": "conv", "match": what, "to": "focal, focal_level=2"} for what in ("params", "macs")]
+    changes = {"cells": [{"neck": ["none", "spp"]}, *matched, {"neck": "focal", "neck.focal_level": [1, 2]}]}
+    path = study_file(tmp_path, **changes)
+    study = OmegaConf.load(path)
+    study.overrides["backbone.width"] = 16
+    OmegaConf.save(study, path)
+    plan = make_plan(read_study(path), [f"outputs={tmp_path}"])
+    from hydra.core.global_hydra import GlobalHydra
+
+    composer = Composer(GlobalHydra.instance().config_loader(), "train")
+
+    def neck(row: str):
+        cell = next(cell for cell in plan.cells if cell.row == row)
+        return measure_cost(*built(composed(composer, cell.overrides)[0]))["neck"]
+
+    for what in ("params", "macs"):
+        own = getattr(neck(f"conv, {what} as focal, focal_level=2"), what)
+        assert abs(own / getattr(neck("focal, focal_level=2"), what) - 1) <= 0.02
+
+
+def test_what_cannot_be_matched_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no width comes within 2% of 0 params"):
+        plan_of(tmp_path, cells=[{"neck": ["none"]}, {"neck": "conv", "match": "params", "to": "none"}])
+    with pytest.raises(ValueError, match="no such row"):
+        plan_of(tmp_path, cells=[{"neck": ["none"]}, {"neck": "conv", "match": "params", "to": "spp"}])
+
+
+def test_learning_rates_are_tried_for_each_row(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, choose={"optimizer.lr": [0.001, 0.003]})
+    assert len(plan.cells) == 2 * 2 * 4
+    assert {tuple(cell.choice.items()) for cell in plan.cells} == {(("optimizer.lr", 0.001),), (("optimizer.lr", 0.003),)}
+    assert "optimizer.lr" in plan.axes
+
+
+def test_seeds_can_be_fewer_or_more(tmp_path: Path) -> None:
+    study = read_study(study_file(tmp_path, seeds=[3, 0]))
+    for count, expected in ((1, [3]), (2, [3, 0]), (4, [3, 0, 4, 5])):
+        plan = make_plan(study, [f"outputs={tmp_path}"], count)
+        assert [cell.seed for cell in plan.cells if cell.row == "none"] == expected
+    with pytest.raises(ValueError, match="--seeds 0"):
+        make_plan(study, [], 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"baseline": "nothing"}, "nothing: there is no such row"),
+        ({"same": ["spp", "sppf"]}, "sppf: there is no such row"),
+        ({"seeds": [0, 0]}, "distinct whole numbers"),
+        ({"seeds": []}, "distinct whole numbers"),
+        ({"seeds": [True]}, "distinct whole numbers"),
+        ({"cells": []}, "list of grids"),
+        ({"cells": [{"neck": []}]}, "empty list"),
+        ({"cells": [{"neck": "conv", "match": "params"}]}, "to: ROW"),
+        ({"question": None}, "missing \\['question'\\]"),
+        ({"basline": "none"}, "unknown \\['basline'\\]"),
+        ({"metric": "val/acc"}, "test/acc"),
+        ({"tolerance": 2}, "between 0 and 1"),
+        ({"choose": {"optimizer.lr": 1}}, "lists of values"),
+        ({"overrides": ["data=context"]}, "mapping"),
+    ],
+)
+def test_a_study_that_says_nonsense_is_told_so(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_of(tmp_path, **changes)
+
+
+def test_a_study_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    study_file(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there are: tiny"):
+        read_study(tmp_path / "tinny" / "study.yaml")
+    (tmp_path / "tiny" / "study.yaml").write_text("a: [")
+    with pytest.raises(ValueError, match="not YAML"):
+        read_study(tmp_path / "tiny" / "study.yaml")
+
+
+def test_expand() -> None:
+    assert expand({"a": [1, 2], "b": "x", "match": "params", "to": "y"}) == [{"a": 1, "b": "x"}, {"a": 2, "b": "x"}]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1, 0.003, 1e-5, True, None, "a b", 'say "so"', "a,b", "it's", [1, 2], [[1, 2], [3]], {"min": 1, "max": 2}, "x=y", "ü"],
+)
+def test_an_override_gives_the_value_back(value: object) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_override(override("key", value)).value()
+    assert (str(parsed) if isinstance(value, str) else parsed) == value
+
+
+@pytest.mark.slow
+def test_planning_five_thousand_cells_takes_time_in_proportion(tmp_path: Path) -> None:
+    # Not a limit on time, which depends on the machine: the plan reads no data twice and composes no row twice.
+    composed_rows = []
+    original = Composer.compose
+    started = time.perf_counter()
+    try:
+        Composer.compose = lambda self, overrides: composed_rows.append(overrides) or original(self, overrides)  # type: ignore[method-assign]
+        plan = plan_of(
+            tmp_path,
+            seeds=list(range(100)),
+            cells=[
+                {"neck": "none"},
+                {"neck": "focal", "neck.focal_level": [1, 2, 3, 4, 5, 6, 7], "neck.focal_window": [3, 5, 7]},
+            ],
+        )
+    finally:
+        Composer.compose = original
+    assert len(plan.cells) == 2200
+    assert len(composed_rows) == 22
+    print(f"{time.perf_counter() - started:.1f} s")

@@ -1,4 +1,4 @@
-"""Measure speed, as ratios taken in one run: python benchmark.py loader --root DIR, python benchmark.py studies."""
+"""Measure speed, as ratios taken in one run: python benchmark.py loader --root DIR, or studies, or records."""
 
 import argparse
 import json
@@ -7,10 +7,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from hydra import initialize_config_dir
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
@@ -18,6 +20,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from necklace.backbones import CifarResNet
+from necklace.cell import cell_identity
 from necklace.data.augment import Augmentation
 from necklace.data.datamodule import DataModule
 from necklace.data.folder import Folder
@@ -25,7 +28,13 @@ from necklace.data.sizes import Fixed
 from necklace.heads import Gap
 from necklace.model import Model, build_model
 from necklace.necks import NoNeck
+from necklace.record import Record, pack_bits, read_record
+from necklace.streams import torch_generator
+from necklace.study.archive import archive_of
+from necklace.study.plan import PlannedCell, make_plan, read_study, states
+from necklace.study.verify import write_study
 
+HERE = Path(__file__).resolve().parent
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
@@ -107,7 +116,6 @@ CELL = {"data": "context", "data.source.train": 800, "data.source.test": 100, "e
 
 def studies(cells: int, cold: int, console: Console) -> None:
     """Compare a study of short cells, one slot, with their training time and with a cold `python train.py` for each."""
-    here = Path(__file__).resolve().parent
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "experiments" / "short"
         folder.mkdir(parents=True)
@@ -121,11 +129,11 @@ def studies(cells: int, cold: int, console: Console) -> None:
             return time.perf_counter() - started
 
         start = timed("-c", "import necklace.run")
-        study_seconds = timed(str(here / "ablate.py"), "short", "hydra.launcher.slots=1")
+        study_seconds = timed(str(HERE / "ablate.py"), "short", "hydra.launcher.slots=1")
         records = [json.loads(path.read_text()) for path in Path(scratch).glob("outputs/short/*/record.json")]
         fits = sum(record["fit_seconds"] for record in records)
         own = [f"{key}={value}" for key, value in CELL.items()]
-        alone = [timed(str(here / "train.py"), *own, "study=cold", f"seed={seed}") for seed in range(cold)]
+        alone = [timed(str(HERE / "train.py"), *own, "study=cold", f"seed={seed}") for seed in range(cold)]
     cold_seconds = statistics.mean(alone) * cells
     table = Table("", "seconds", title=f"{cells} cells of {fits / cells:.1f} s of training, one slot")
     table.add_row("training, summed over the cells", f"{fits:.0f}")
@@ -136,6 +144,59 @@ def studies(cells: int, cold: int, console: Console) -> None:
     table.add_row("(study - cold start) / training", f"{(study_seconds - start) / fits:.2f}")
     table.add_row("study / cold processes", f"{study_seconds / cold_seconds:.2f}")
     console.print(table)
+
+
+def records(counts: Sequence[int], console: Console) -> None:
+    """Time plan and table of a study whose cells are all there, made from one real record."""
+    table = Table(
+        "cells", "plan s", "records, tables, figures, report s", "in all s", "ms a cell", title="a study's plan and table"
+    )
+    with tempfile.TemporaryDirectory() as scratch, initialize_config_dir(str(HERE / "configs"), version_base="1.3"):
+        small = {key: value for key, value in CELL.items() if key != "data"} | {"data.source.train": 200, "epochs": 1}
+        own = [f"{key}={value}" for key, value in small.items()]
+        command = [sys.executable, str(HERE / "train.py"), *own, "study=one"]
+        subprocess.run(command, cwd=scratch, check=True, stdout=subprocess.DEVNULL)
+        real = read_record(next(Path(scratch).glob("outputs/one/*/record.json")))
+        curve = next(Path(scratch).glob("outputs/one/*/history.csv")).read_text()
+        for count in counts:
+            rows, name = count // 100, f"many{count}"
+            path = Path(scratch) / "experiments" / name / "study.yaml"
+            path.parent.mkdir(parents=True)
+            grid = {"neck": "none", "optimizer.lr": [round(1e-3 * 1.01**k, 8) for k in range(rows)]}
+            study = {"question": "How long?", "baseline": f"none, optimizer.lr={grid['optimizer.lr'][0]}"}
+            path.write_text(json.dumps(study | {"seeds": list(range(100)), "overrides": small, "cells": [grid]}))
+            extra = [f"outputs={scratch}/outputs"]
+            plan = make_plan(read_study(path), extra)
+            for cell in plan.cells:
+                _write_twin(real, cell, plan.root, curve)
+            started = time.perf_counter()
+            plan = make_plan(read_study(path), extra)
+            found = states(plan)
+            planned = time.perf_counter()
+            write_study(archive_of(plan, found, [], [], {}), path.parent)
+            ended = time.perf_counter()
+            seconds = [planned - started, ended - planned, ended - started]
+            table.add_row(f"{len(plan.cells):,}", *(f"{value:.1f}" for value in seconds), f"{1000 * seconds[2] / count:.2f}")
+    console.print(table)
+
+
+def _write_twin(real: Record, cell: PlannedCell, root: Path, curve: str) -> None:
+    """A record of the planned cell with outcomes of chance."""
+    generator = torch_generator(cell.seed, cell.row)
+    correct = torch.rand(real.data["images"]["test"], generator=generator) < 0.5
+    config = {
+        **real.config,
+        "seed": cell.seed,
+        "optimizer": {**real.config["optimizer"], "lr": float(cell.row.partition("=")[2])},
+    }
+    identity = cell_identity(config, real.data["digest"])
+    figures = real.figures | {"test/acc": float(correct.float().mean())}
+    twin = replace(real, cell=cell.label, cell_hash=cell.cell_hash, config=config, identity=identity, figures=figures)
+    twin = replace(twin, test_correct=pack_bits(correct), code=cell.code, weights_hash=cell.cell_hash)
+    folder = root / cell.label
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(json.dumps(asdict(twin)))
+    (folder / "history.csv").write_text(curve)
 
 
 def main() -> None:
@@ -151,11 +212,14 @@ def main() -> None:
     two = commands.add_parser("studies", help="a study of short cells against their training time, and against cold processes")
     two.add_argument("--cells", type=int, default=30)
     two.add_argument("--cold", type=int, default=5, help="cold processes to measure; the mean stands for all cells")
+    three = commands.add_parser("records", help="plan and table of studies that are done, by their number of cells")
+    three.add_argument("--counts", type=int, nargs="+", default=[1000, 2500, 5000], metavar="N", help="hundreds")
     arguments = parser.parse_args()
     if arguments.command == "studies":
-        studies(arguments.cells, arguments.cold, Console())
-        return
-    loader(arguments.root, arguments.size, arguments.batch_size, arguments.workers, arguments.rounds, Console())
+        return studies(arguments.cells, arguments.cold, Console())
+    if arguments.command == "records":
+        return records(arguments.counts, Console())
+    return loader(arguments.root, arguments.size, arguments.batch_size, arguments.workers, arguments.rounds, Console())
 
 
 if __name__ == "__main__":

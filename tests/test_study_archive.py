@@ -1,12 +1,16 @@
+# The cells made here have what may be missing elsewhere.
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalOperand=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false
 import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from necklace.study.archive import read_archive, read_costs, write_archive
 from necklace.study.runs import archive_of_runs
-from tests.conftest import write_synthetic
+from tests.conftest import synthetic_record, write_synthetic
 from tests.test_study_results import ROWS, SEEDS, archive, cell
 from tests.test_study_table import lossy
 
@@ -77,9 +81,6 @@ def test_any_set_of_runs_is_a_table(tmp_path: Path) -> None:
 
 
 def test_rows_of_one_name_that_are_not_the_same_are_told_apart(tmp_path: Path) -> None:
-    from tests.conftest import synthetic_record
-    import numpy as np
-
     for override in ("batch_size=16", "batch_size=32"):
         write_synthetic(synthetic_record(["neck=none", override], 0, np.ones(8, bool)), tmp_path)
     made = archive_of_runs(tmp_path, "test/acc")

@@ -1,12 +1,15 @@
 import json
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+from PIL import Image
 
+import necklace.study.plan
 from necklace.model import measure_cost
 from necklace.study.compose import Composer
 from necklace.study.plan import built, composed, expand, make_plan, override, read_study, states
@@ -95,8 +98,6 @@ def test_a_matched_control_costs_what_the_named_row_costs(tmp_path: Path) -> Non
     study.overrides["backbone.width"] = 16
     OmegaConf.save(study, path)
     plan = make_plan(read_study(path), [f"outputs={tmp_path}"])
-    from hydra.core.global_hydra import GlobalHydra
-
     composer = Composer(GlobalHydra.instance().config_loader(), "train")
 
     def neck(row: str):
@@ -179,24 +180,41 @@ def test_an_override_gives_the_value_back(value: object) -> None:
     assert (str(parsed) if isinstance(value, str) else parsed) == value
 
 
-@pytest.mark.slow
-def test_planning_five_thousand_cells_takes_time_in_proportion(tmp_path: Path) -> None:
-    # Not a limit on time, which depends on the machine: the plan reads no data twice and composes no row twice.
-    composed_rows = []
-    original = Composer.compose
-    started = time.perf_counter()
-    try:
-        Composer.compose = lambda self, overrides: composed_rows.append(overrides) or original(self, overrides)  # type: ignore[method-assign]
-        plan = plan_of(
-            tmp_path,
-            seeds=list(range(100)),
-            cells=[
-                {"neck": "none"},
-                {"neck": "focal", "neck.focal_level": [1, 2, 3, 4, 5, 6, 7], "neck.focal_window": [3, 5, 7]},
-            ],
-        )
-    finally:
-        Composer.compose = original
-    assert len(plan.cells) == 2200
-    assert len(composed_rows) == 22
-    print(f"{time.perf_counter() - started:.1f} s")
+EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*/study.yaml"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.parent.name)
+def test_every_study_plans_and_each_of_its_rows_takes_a_step(path: Path, tmp_path: Path) -> None:
+    study = read_study(path)
+    small = ["data.source.train=200", "data.source.test=50"]
+    if any("data=folder" in text for text in study.overrides):
+        for split in ("train", "test"):
+            for name in ("one", "two"):
+                (tmp_path / "images" / split / name).mkdir(parents=True)
+                for number in range(130 if split == "train" else 2):
+                    image = Image.new("RGB", (32, 32), (number, 0, 0))
+                    image.save(tmp_path / "images" / split / name / f"{number}.png")
+        small = [f"data.root={tmp_path / 'images'}", "data.train_images=null", "batch_size=16"]
+    plan = make_plan(study, [*small, f"outputs={tmp_path}"])
+    assert len(plan.cells) == len(plan.rows) * len(study.seeds)
+    assert not plan.dropped
+    composer = Composer(GlobalHydra.instance().config_loader(), "train")
+    for row in plan.rows:
+        cell = next(cell for cell in plan.cells if cell.row == row)
+        model, (height, width) = built(composed(composer, cell.overrides)[0])
+        model(torch.rand(2, 3, height, width)).sum().backward()
+        assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+def test_planning_many_cells_composes_each_row_once_and_reads_the_data_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, reads = [], []
+    compose, datamodule_of = Composer.compose, necklace.study.plan.datamodule_of
+    monkeypatch.setattr(Composer, "compose", lambda self, overrides: rows.append(overrides) or compose(self, overrides))
+    monkeypatch.setattr(necklace.study.plan, "datamodule_of", lambda plain: reads.append(plain) or datamodule_of(plain))
+    levels = {"neck": "focal", "neck.focal_level": [1, 2, 3, 4, 5], "neck.focal_window": [3, 5]}
+    plan = plan_of(tmp_path, seeds=list(range(100)), cells=[{"neck": "none"}, levels])
+    assert len(plan.cells) == 1100
+    assert len(rows) == 11
+    assert len(reads) == 1

@@ -1,3 +1,6 @@
+# The cells made here have what may be missing elsewhere.
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalOperand=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false
 import hashlib
 from dataclasses import replace
 

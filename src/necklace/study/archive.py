@@ -6,12 +6,13 @@ finished, and how they are to be read; `records/costs.json` holds the speeds tha
 
 import csv
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from necklace.record import Record, parse_record, write_whole
+from necklace.record import Record, parse_record
 from necklace.study.plan import CellState, Plan
 
 LAYOUT = 1
@@ -144,9 +145,17 @@ _COMPACT: Mapping[str, Any] = {"separators": (",", ":"), "sort_keys": True, "all
 
 
 def _write(path: Path, text: str) -> None:
+    """Write a file whole if it is not as it should be; unlike `write_whole` without waiting for the disk: these are copies."""
     content = (text + "\n").encode()
-    if not path.exists() or path.read_bytes() != content:
-        write_whole(path, content)
+    if path.exists() and path.read_bytes() == content:
+        return
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def read_archive(folder: Path) -> Archive:

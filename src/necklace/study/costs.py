@@ -63,7 +63,7 @@ def _answer(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...])
 
 def _measure(plain: dict[str, dict[str, Any]], cores: list[int]) -> dict[str, dict[str, Any]]:
     os.sched_setaffinity(0, cores)
-    # With more than one thread, forked processes would wait for threads that did not come with them. The data is read once, here.
+    # With more than one thread, forked processes would wait for threads that did not come along. The data is read once, here.
     torch.set_num_threads(1)
     for config in plain.values():
         datamodule_of(OmegaConf.to_container(OmegaConf.create(config), resolve=True))  # pyright: ignore[reportArgumentType]

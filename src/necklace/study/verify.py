@@ -35,18 +35,17 @@ def write_study(archive: Archive, folder: Path) -> Layout:
         Unfair: The cells differ in more than the axes; then only `records/` was written.
     """
     write_archive(archive, folder)
-    for name, text in derived(archive).items():
-        write_whole(folder / name, text)
     results = analyse(archive)
-    write_figures(results, folder / "figures")
     table = layout(results)
+    for name, text in _tables(archive, table).items():
+        write_whole(folder / name, text)
+    write_figures(results, folder / "figures")
     write_report(results, table, folder / "report.html")
     return table
 
 
-def derived(archive: Archive) -> dict[str, str]:
-    """The tables of a study by file name, from its records alone."""
-    table = layout(analyse(archive))
+def _tables(archive: Archive, table: Layout) -> dict[str, str]:
+    """The tables of a study by file name."""
     return {
         "runs.csv": runs_csv(archive),
         "table.md": markdown(table, archive.name),
@@ -68,10 +67,10 @@ def verify(archive: Archive, folder: Path) -> list[str]:
         Unfair: The records differ in more than the axes.
     """
     problems = [f"{cell.cell}: {problem}" for cell in archive.cells if cell.record for problem in check_record(cell.record)]
-    expected = derived(archive)
     results = analyse(archive)
+    table = layout(results)
     data = figure_data(results)
-    expected |= {f"figures/{name}.json": json.dumps(content) for name, content in data.items()}
+    expected = _tables(archive, table) | {f"figures/{name}.json": json.dumps(content) for name, content in data.items()}
     there = {str(path.relative_to(folder)) for path in folder.glob("figures/*.json")}
     problems += [f"{name}: no figure of this study" for name in sorted(there - expected.keys())]
     for name, text in expected.items():
@@ -90,7 +89,7 @@ def verify(archive: Archive, folder: Path) -> list[str]:
         return [*problems, "report.html: is missing"]
     with tempfile.TemporaryDirectory() as scratch:
         again = Path(scratch) / "report.html"
-        write_report(results, layout(results), again)
+        write_report(results, table, again)
         if _without_drawings(again.read_text(encoding="utf-8")) != _without_drawings(report.read_text(encoding="utf-8")):
             problems.append("report.html: is not what the records give")
     return problems

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -14,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from hydra_plugins._necklace_server import start_server
-from necklace.study.archive import Archive, archive_of, read_archive, read_costs
+from necklace.study.archive import Archive, archive_of, read_archive, read_costs, write_costs
 from necklace.study.compose import Composer
 from necklace.study.costs import measure_costs
 from necklace.study.execute import execute, plan_lines
@@ -114,14 +115,21 @@ def _costs(plan: Plan, folder: Path, done: Sequence[str], arguments: argparse.Na
     """The rows' costs: those of an earlier table if they are of the same cells, else measured now."""
     first = {cell.row: cell for cell in reversed(plan.cells) if cell.cell_hash in done}
     rows = {row: first[row] for row in plan.rows if row in first}
-    known = read_costs(folder)
-    if {row: cell.cell_hash for row, cell in rows.items()} == {row: cost["cell_hash"] for row, cost in known.items()}:
-        return known
-    if arguments.table or not rows:
-        return {}
-    composer = Composer(GlobalHydra.instance().config_loader(), "train")
-    measured = measure_costs({row: composed(composer, cell.overrides)[0] for row, cell in rows.items()})
-    return {row: cost | {"cell_hash": rows[row].cell_hash} for row, cost in measured.items()}
+
+    def known() -> dict[str, dict]:
+        there = read_costs(folder)
+        return {row: cost for row, cost in there.items() if row in rows and cost["cell_hash"] == rows[row].cell_hash}
+
+    if arguments.table or known().keys() == rows.keys():
+        return known()
+    with FileLock(plan.root / ".locks" / "costs.lock"):  # another ablate.py that ends now would disturb this and be disturbed
+        if known().keys() == rows.keys():
+            return known()
+        composer = Composer(GlobalHydra.instance().config_loader(), "train")
+        measured = measure_costs({row: composed(composer, cell.overrides)[0] for row, cell in rows.items()})
+        costs = {row: cost | {"cell_hash": rows[row].cell_hash} for row, cost in measured.items()}
+        write_costs(costs, folder)
+    return costs
 
 
 def _write(archive: Archive, folder: Path, console: Console) -> int:

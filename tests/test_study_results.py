@@ -22,6 +22,8 @@ ROWS = {
 }
 RATES = {"none": 0.3, "spp": 0.8, "sppf": 0.8, "focal, focal_level=1": 0.35, "focal, focal_level=2": 0.3}
 SEEDS = (0, 1, 2)
+COST = {"latency_ms": 1.5, "train_images_per_s": 1200.0, "peak_memory_mib": 800.2}
+COST |= {"cell_hash": "0", "device": "a processor", "threads": 2}
 
 
 def cell(row: str, seed: int, lose: str | None = None, **fields) -> ArchivedCell:
@@ -51,7 +53,7 @@ def archive(cells: list[ArchivedCell] | None = None, **changes) -> Archive:
         "overrides": (),
         "dropped": (),
         "cells": tuple(cells if cells is not None else [cell(row, seed) for row in ROWS for seed in SEEDS]),
-        "costs": {"none": {"latency_ms": 1.5, "train_images_per_s": 1200.0, "peak_memory_mib": 800.2, "cell_hash": "0"}},
+        "costs": {"none": COST},
     }
     return Archive(**content | changes)
 

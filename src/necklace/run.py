@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import platform
 import shutil
 import time
@@ -37,6 +38,7 @@ from necklace.model import Model, build_model, cost_table, measure_cost, weights
 from necklace.record import SCHEMA, Record, pack_bits, read_record, write_record, write_whole
 from necklace.tasks import Task, correctness
 
+SUPERSEDED = "superseded.json"
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm", "hydra-core", "wandb", "numpy")
 
 
@@ -48,27 +50,33 @@ class CellBusy(RuntimeError):
     """Another process is training this very cell."""
 
 
-def run_composed(config: DictConfig, wait: bool = True) -> Record:
+class CellFailed(RuntimeError):
+    """This very cell has failed before, and nobody asked for another try."""
+
+
+def run_composed(config: DictConfig, alone: bool = True) -> Record:
     """`run` what Hydra has composed in this process."""
     hydra_config = HydraConfig.get()
     choices = {group: str(choice) for group, choice in hydra_config.runtime.choices.items() if "hydra" not in group}
-    return run(config, choices, list(hydra_config.overrides.task), wait)
+    return run(config, choices, list(hydra_config.overrides.task), alone)
 
 
-def run(config: DictConfig, choices: dict[str, str], overrides: list[str], wait: bool = True) -> Record:
+def run(config: DictConfig, choices: dict[str, str], overrides: list[str], alone: bool = True) -> Record:
     """Train and test one cell, or return its record if it has been run.
 
     Args:
         config: The composed config.
         choices: Config group to chosen name; they name the folder and the table's row.
         overrides: The command's overrides; those of the neck go into the folder's name.
-        wait: Whether to wait for another process that trains the same cell.
+        alone: Whether a person asks for this one run: it then waits for another process that trains the same cell, and what has
+            failed is tried again. A study goes on with its next cell instead.
 
     Returns:
         The record, which is also in the cell's folder as `record.json`.
 
     Raises:
-        CellBusy: Another process trains it, and `wait` is off.
+        CellBusy: Another process trains it, and `alone` is off.
+        CellFailed: It has failed before, and neither `alone` nor rerun=failed asks for another try.
         RunFailed: Training failed; the folder holds FAILED with the traceback.
         ValueError: The config asks for what cannot be.
     """
@@ -76,8 +84,8 @@ def run(config: DictConfig, choices: dict[str, str], overrides: list[str], wait:
     git_state()  # now: a commit made while this trains is not what it trains with; nor is an edit
     console = Console(soft_wrap=True, highlight=False, quiet=_rank() != 0)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # pyright: ignore[reportAssignmentType]
-    if plain["rerun"] not in (True, False, "stale"):
-        raise ValueError(f"rerun={plain['rerun']}: must be true, false or stale (only what was trained with other code)")
+    if plain["rerun"] not in (True, False, "stale", "failed"):
+        raise ValueError(f"rerun={plain['rerun']}: must be true, false, stale (what other code has trained) or failed")
     strategy = str(plain["trainer"].get("strategy", "auto"))
     if any(kind in strategy for kind in ("spawn", "fork", "notebook")):
         raise ValueError(f"trainer.strategy={strategy}: what its ranks measure does not come back to the record; use ddp")
@@ -92,21 +100,23 @@ def run(config: DictConfig, choices: dict[str, str], overrides: list[str], wait:
     if _rank():
         return _run(config, plain, data, folder, identity, choices, console, started)
     root.mkdir(parents=True, exist_ok=True)
-    with _alone(root, cell_hash, folder, wait, console):
+    with _held(root, cell_hash, folder, alone, console):
         record = read_record(folder / "record.json") if (folder / "record.json").exists() else None
         stale = "" if record is None or record.code == code_digest(plain) else " STALE: the code has changed since."
         if plain["rerun"] is True or (plain["rerun"] == "stale" and stale):
-            shutil.rmtree(folder, ignore_errors=True)
+            _supersede(folder)
         elif record:
             figures = _shown(record.figures)
             console.print(f"This run exists: [bold]{folder}[/] ({figures}).{stale} rerun=true trains it again.")
             return record
+        if not alone and plain["rerun"] != "failed" and (folder / "FAILED").exists():
+            raise CellFailed(f"{folder}: has failed; rerun=failed tries again")
         _make_room(folder, plain, console)
         return _run(config, plain, data, folder, identity, choices, console, started)
 
 
 @contextmanager
-def _alone(root: Path, cell_hash: str, folder: Path, wait: bool, console: Console) -> Iterator[None]:
+def _held(root: Path, cell_hash: str, folder: Path, wait: bool, console: Console) -> Iterator[None]:
     """Hold the cell against other processes; the system lets go of it when this one ends, however it ends."""
     locks = root / ".locks"
     locks.mkdir(exist_ok=True)
@@ -122,6 +132,17 @@ def _alone(root: Path, cell_hash: str, folder: Path, wait: bool, console: Consol
         yield
     finally:
         lock.release()
+
+
+def _supersede(folder: Path) -> None:
+    """Clear a cell's folder; its record stays, under another name, until there is a new one."""
+    if not folder.exists():
+        return
+    if (folder / "record.json").exists():
+        os.replace(folder / "record.json", folder / SUPERSEDED)
+    for path in folder.iterdir():
+        if path.name != SUPERSEDED:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _make_room(folder: Path, plain: dict[str, Any], console: Console) -> None:
@@ -295,6 +316,7 @@ def _train(
     )
     if trainer.is_global_zero:
         write_record(record, folder / "record.json")
+        (folder / SUPERSEDED).unlink(missing_ok=True)
     console.print(f"best epoch {record.best_epoch + 1}/{record.epochs}: {_shown(record.figures)}")
     return record
 

@@ -134,7 +134,7 @@ def write_archive(archive: Archive, folder: Path) -> None:
             wanted.add(f"{cell.cell}.json")
             _write(records / f"{cell.cell}.json", json.dumps({"record": asdict(cell.record), "curve": cell.curve}, **_COMPACT))
     if archive.costs:
-        _write(records / "costs.json", json.dumps(archive.costs, indent=1, sort_keys=True, allow_nan=False))
+        write_costs(archive.costs, folder)
     _write(records / "study.json", json.dumps({"layout": LAYOUT, **header, "cells": cells}, indent=1, allow_nan=False))
     for path in records.glob("*.json"):
         if path.name not in wanted:
@@ -188,6 +188,13 @@ def read_archive(folder: Path) -> Archive:
     costs = path.with_name("costs.json")
     lists: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
     return Archive(**lists, cells=tuple(cells), costs=_read_json(costs) if costs.exists() else {})
+
+
+def write_costs(costs: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Write the costs of a study's rows into its folder."""
+    path = folder / "records" / "costs.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, json.dumps(costs, indent=1, sort_keys=True, allow_nan=False))
 
 
 def read_costs(folder: Path) -> dict[str, dict[str, Any]]:

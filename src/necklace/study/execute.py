@@ -31,7 +31,7 @@ POLL_SECONDS = 0.5
 
 def cell_task(config: DictConfig) -> None:
     """What a launcher runs for each cell: train it, unless another process does."""
-    run_composed(config, wait=False)
+    run_composed(config, alone=False)
 
 
 def execute(
@@ -49,6 +49,7 @@ def execute(
     """
     wanted = {"missing"} | ({"failed"} if retry_failed else set()) | ({"stale"} if rerun_stale else set())
     launched: set[str] = set()
+    waiting = False
     while True:
         found = states(plan)
         open_cells = [(c, s) for c, s in zip(plan.cells, found, strict=True) if c.cell_hash not in launched]
@@ -56,9 +57,13 @@ def execute(
         if not todo:
             if not any(at.state == "running" for at in found):
                 return
-            time.sleep(POLL_SECONDS)  # another process has the rest: once it ends, or dies, there is more to see
+            if not waiting:
+                console.print("another process is running the rest; waiting for it")
+                waiting = True
+            time.sleep(POLL_SECONDS)
             continue
-        jobs = [[*cell.overrides, *(["rerun=stale"] if rerun_stale else [])] for cell in todo]
+        again = {"stale": ["rerun=stale"], "failed": ["rerun=failed"], "missing": []}
+        jobs = [[*cell.overrides, *again[at.state]] for cell, at in open_cells if at.state in wanted]
         with _overview(plan, found, todo, console):
             returns = _launcher(plan, hydra_overrides, script).launch(jobs, initial_job_idx=0)
         for cell, returned in zip(todo, returns, strict=True):

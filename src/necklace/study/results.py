@@ -165,7 +165,7 @@ def analyse(archive: Archive) -> Results:
         seeds=archive.seeds,
         noise=noise,
         same=same,
-        notes=(*_numerical_noise(same, runs, noise, archive), *_power(rows), *notes),
+        notes=(*_numerical_noise(same, runs, noise, archive), *_power(rows), *_conditions(archive), *notes),
         hardware=_hardware([run.record for row in rows for run in row.runs if run.record]),
         commands=(f"python ablate.py {archive.name} {overrides}".strip(), f"python ablate.py {archive.name} --verify"),
     )
@@ -286,6 +286,12 @@ def _power(rows: Sequence[Row]) -> list[str]:
         f"No stars: with n = {n} and {len(compared)} comparisons, an exact paired test cannot go below p = {floor:.2g} after "
         f"Holm's correction, whatever the data; {needed} seeds could reach 0.05."
     ]
+
+
+def _conditions(archive: Archive) -> list[str]:
+    """Where the costs were measured, in a sentence."""
+    where = sorted({f"{cost['device']} with {cost['threads']} CPU threads" for cost in archive.costs.values()})
+    return [f"Latency, training speed and peak memory: {'; '.join(where)}, rows in turn within one run."] if where else []
 
 
 def _hardware(records: Sequence[Record]) -> str:

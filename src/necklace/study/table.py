@@ -77,7 +77,8 @@ def _caption(results: Results) -> str:
         f"{results.metric}: mean and standard deviation over seeds. Difference to '{results.baseline}' in percentage points, "
         "paired by seed, with the t interval of its mean; p: paired t test, Holm's correction over rows; P(better): share of "
         "the seeds; effect: mean over standard deviation of the differences, corrected for small n; images: the interval for "
-        "these weights, over test images, without correction. Costs are for one image; latency at batch 1."
+        "these weights, over test images, without correction. Costs are for one image; latency at batch 1; peak memory of a "
+        "process that trains."
     )
 
 

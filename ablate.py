@@ -1,9 +1,10 @@
 """A study, from plan to table: python ablate.py NAME, for what experiments/NAME/study.yaml asks."""
 
 import argparse
-import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from hydra_plugins._necklace_server import start_server
-from necklace.study.archive import Archive, archive_of, read_archive, read_costs, write_costs
+from necklace.study.archive import Archive, ArchivedCell, archive_of, read_archive, read_costs, write_costs
 from necklace.study.compose import Composer
 from necklace.study.costs import measure_costs
 from necklace.study.execute import execute, plan_lines
@@ -32,7 +33,7 @@ HERE = Path(__file__).resolve().parent
 def main() -> None:
     """Parse the command and carry it out; exit code 1 where a cell is not done or something does not hold."""
     arguments = _parse()
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     try:
         if arguments.root:
             code = table_of_runs(arguments.root, arguments.metric, arguments.figures, console)
@@ -88,8 +89,12 @@ def study(arguments: argparse.Namespace, console: Console) -> int:
         start_server()  # which imports while this plans
     own = [text for text in arguments.overrides if not text.lstrip("+~").startswith("hydra")]
     for_hydra = [text for text in arguments.overrides if text not in own]
+    for text in own:
+        if text.lstrip("+~").partition("=")[0] in ("seed", "study", "rerun"):
+            raise ValueError(f"{text}: the study sets this; see --seeds, --retry-failed and --rerun-stale")
     if arguments.config_dir:
         for_hydra.append(f"hydra.searchpath=[file://{arguments.config_dir.resolve()}]")
+    earlier = read_archive(folder).cells if (folder / "records" / "study.json").exists() else ()
     with initialize_config_dir(str(HERE / "configs"), version_base="1.3"):
         searched = [text for text in for_hydra if text.startswith("hydra.searchpath")]
         plan = make_plan(read, own + searched, arguments.seeds)
@@ -99,35 +104,49 @@ def study(arguments: argparse.Namespace, console: Console) -> int:
             console.print(line)
         if arguments.plan:
             return 0
+        _check_replaced(plan, earlier, bool(own or arguments.seeds), folder, console)
         if not arguments.table:
             execute(plan, for_hydra, HERE / "train.py", arguments.retry_failed, arguments.rerun_stale, console)
             found = states(plan)
-        elif not any(at.record for at in found) and (folder / "records" / "study.json").exists():
-            console.print(f"no cell has been run here; the table is made from {folder / 'records'}")
-            return _write(read_archive(folder), folder, console)
-        costs = _costs(
-            plan, folder, [cell.cell_hash for cell, at in zip(plan.cells, found, strict=True) if at.record], arguments
+        seeds = ["--seeds", str(arguments.seeds)] if arguments.seeds else []
+        added = [*own, *seeds, *(part for field in arguments.allow for part in ("--allow", field))]
+        archive = archive_of(plan, found, earlier, arguments.allow, added, {})
+        analyse(archive)  # what is not fair need not be measured
+        archive = replace(archive, costs=_costs(plan, archive, folder, not arguments.table))
+    return _write(archive, folder, console)
+
+
+def _check_replaced(plan: Plan, earlier: Sequence[ArchivedCell], asked: bool, folder: Path, console: Console) -> None:
+    """Results that the plan has no place for go when its table is written: only if study.yaml itself was changed."""
+    planned = {cell.cell_hash for cell in plan.cells}
+    lost = [cell.cell for cell in earlier if cell.record and cell.record.cell_hash not in planned]
+    if lost and asked:
+        raise ValueError(
+            f"{folder} holds {len(lost)} results that these overrides or seeds have no place for, such as {lost[0]}; "
+            "give them a study of their own: experiments/OTHER/study.yaml"
         )
-    return _write(archive_of(plan, found, arguments.allow, own, costs), folder, console)
+    if lost:
+        console.print(f"{len(lost)} records in {folder} are of cells that study.yaml no longer asks for; they will be removed")
 
 
-def _costs(plan: Plan, folder: Path, done: Sequence[str], arguments: argparse.Namespace) -> dict[str, dict]:
-    """The rows' costs: those of an earlier table if they are of the same cells, else measured now."""
+def _costs(plan: Plan, archive: Archive, folder: Path, measure: bool) -> dict[str, dict]:
+    """The rows' costs: those in the folder if they are of the same cells and code, else measured now."""
+    done = {cell.record.cell_hash for cell in archive.cells if cell.record}
     first = {cell.row: cell for cell in reversed(plan.cells) if cell.cell_hash in done}
     rows = {row: first[row] for row in plan.rows if row in first}
 
     def known() -> dict[str, dict]:
-        there = read_costs(folder)
-        return {row: cost for row, cost in there.items() if row in rows and cost["cell_hash"] == rows[row].cell_hash}
+        marks = {row: [cell.cell_hash, cell.code] for row, cell in rows.items()}
+        return {row: cost for row, cost in read_costs(folder).items() if [cost["cell_hash"], cost["code"]] == marks.get(row)}
 
-    if arguments.table or known().keys() == rows.keys():
+    if not measure or known().keys() == rows.keys():
         return known()
-    with FileLock(plan.root / ".locks" / "costs.lock"):  # another ablate.py that ends now would disturb this and be disturbed
+    with FileLock(plan.root / ".locks" / "costs.lock"):  # of two ablate.py, the second finds what the first has measured
         if known().keys() == rows.keys():
             return known()
         composer = Composer(GlobalHydra.instance().config_loader(), "train")
-        measured = measure_costs({row: composed(composer, cell.overrides)[0] for row, cell in rows.items()})
-        costs = {row: cost | {"cell_hash": rows[row].cell_hash} for row, cost in measured.items()}
+        measured = measure_costs({row: composed(composer, cell.overrides)[0] for row, cell in rows.items()}, plan.pool)
+        costs = {row: cost | {"cell_hash": rows[row].cell_hash, "code": rows[row].code} for row, cost in measured.items()}
         write_costs(costs, folder)
     return costs
 
@@ -142,15 +161,15 @@ def _write(archive: Archive, folder: Path, console: Console) -> int:
 
 def _print(table: Layout, title: str) -> None:
     Console().print(terminal(table, title))
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     for note in [table.caption, *table.notes]:
-        console.print(note, markup=False)
+        console.print(note)
 
 
 def _verify(archive: Archive, folder: Path, console: Console) -> int:
     problems = verify(archive, folder)
     for problem in problems:
-        console.print(f"{folder}: {problem}", markup=False)
+        console.print(f"{folder}: {problem}")
     if not problems:
         done = sum(1 for cell in archive.cells if cell.record)
         console.print(f"{folder}: tables, figures and report are what the {done} records give")
@@ -158,21 +177,17 @@ def _verify(archive: Archive, folder: Path, console: Console) -> int:
 
 
 def _reproduce(archive: Archive, count: int, overrides: Sequence[str], console: Console) -> int:
-    scratch = Path("outputs") / ".reproduce"
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        repetitions = reproduce(archive, count, scratch, overrides, np.random.default_rng())
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
+        repetitions = reproduce(archive, count, Path(scratch), overrides, np.random.default_rng())
     for again in repetitions:
         due = (
             "bitwise"
-            if again.bitwise
-            else f"within {archive.tolerance} of {archive.metric} (another machine or other versions)"
+            if not again.why_not_bitwise
+            else f"within {archive.tolerance} of {archive.metric} ({again.why_not_bitwise})"
         )
         weights = "equal weights" if again.same_weights else "other weights"
         verdict = "holds" if again.holds else "DOES NOT HOLD"
-        console.print(f"{again.cell}: {verdict}, {due}: {weights}, largest difference {again.difference:.3g}", markup=False)
+        console.print(f"{again.cell}: {verdict}, {due}: {weights}, largest difference {again.difference:.3g}")
     return 0 if all(again.holds for again in repetitions) else 1
 
 

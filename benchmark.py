@@ -173,7 +173,7 @@ def records(counts: Sequence[int], console: Console) -> None:
             plan = make_plan(read_study(path), extra)
             found = states(plan)
             planned = time.perf_counter()
-            write_study(archive_of(plan, found, [], [], {}), path.parent)
+            write_study(archive_of(plan, found, [], [], [], {}), path.parent)
             ended = time.perf_counter()
             seconds = [planned - started, ended - planned, ended - started]
             table.add_row(f"{len(plan.cells):,}", *(f"{value:.1f}" for value in seconds), f"{1000 * seconds[2] / count:.2f}")

@@ -11,7 +11,7 @@ import pytest
 from necklace.study.archive import read_archive, read_costs, write_archive
 from necklace.study.runs import archive_of_runs
 from tests.conftest import synthetic_record, write_synthetic
-from tests.test_study_results import ROWS, SEEDS, archive, cell
+from tests.test_study_results import ROWS, SEEDS, archive
 from tests.test_study_table import lossy
 
 
@@ -61,7 +61,8 @@ def test_a_damaged_archive_is_an_error_that_names_the_file(tmp_path: Path) -> No
 def test_any_set_of_runs_is_a_table(tmp_path: Path) -> None:
     for row in ROWS:
         for seed in SEEDS:
-            write_synthetic(cell(row, seed).record, tmp_path / "outputs" / "runs")
+            overrides, params = ROWS[row]
+            write_synthetic(synthetic_record(overrides, seed, np.arange(20) < 9 + seed, params), tmp_path / "outputs" / "runs")
     failed = tmp_path / "outputs" / "runs" / "glyphs_cifar_resnet_conv_s1_0123456789"
     failed.mkdir()
     (failed / "config.yaml").write_text("seed: 1\n")
@@ -90,7 +91,7 @@ def test_rows_of_one_name_that_are_not_the_same_are_told_apart(tmp_path: Path) -
 def test_a_folder_without_runs_or_without_the_metric_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no runs"):
         archive_of_runs(tmp_path, "test/acc")
-    folder = write_synthetic(cell("spp", 0).record, tmp_path)
+    folder = write_synthetic(synthetic_record(["neck=spp"], 0, np.ones(8, bool)), tmp_path)
     with pytest.raises(ValueError, match="no run has the metric test/map; there are: test/acc"):
         archive_of_runs(tmp_path, "test/map")
     (folder / "record.json").write_text("{}")

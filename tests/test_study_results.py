@@ -23,13 +23,13 @@ ROWS = {
 RATES = {"none": 0.3, "spp": 0.8, "sppf": 0.8, "focal, focal_level=1": 0.35, "focal, focal_level=2": 0.3}
 SEEDS = (0, 1, 2)
 COST = {"latency_ms": 1.5, "train_images_per_s": 1200.0, "peak_memory_mib": 800.2}
-COST |= {"cell_hash": "0", "device": "a processor", "threads": 2}
+COST |= {"cell_hash": "0", "code": "0", "device": "a processor", "threads": 2}
 
 
 def cell(row: str, seed: int, lose: str | None = None, **fields) -> ArchivedCell:
     overrides, params = ROWS[row]
     rng = np.random.default_rng([seed, int(1000 * RATES[row]), row.startswith("focal")])  # spp and sppf: the same outcomes
-    weights = {"weights_hash": hashlib.sha256(f"{row} {seed}".encode()).hexdigest()}
+    weights = {"weights_hash": hashlib.sha256(f"{row} {seed}".encode()).hexdigest(), "cell": f"{row}_s{seed}"}
     record = synthetic_record(overrides, seed, rng.random(200) < RATES[row], params, **weights | fields)
     curve = {"epoch": [0.0, 1.0], "val/acc": [0.25, record.figures["val/acc"]]}
     if lose:
@@ -50,7 +50,7 @@ def archive(cells: list[ArchivedCell] | None = None, **changes) -> Archive:
         "same": ("spp", "sppf"),
         "tolerance": 0.02,
         "allow": (),
-        "overrides": (),
+        "arguments": (),
         "dropped": (),
         "cells": tuple(cells if cells is not None else [cell(row, seed) for row in ROWS for seed in SEEDS]),
         "costs": {"none": COST},
@@ -119,12 +119,52 @@ def test_the_same_function_twice_is_numerical_noise() -> None:
     gap = 100 * (other.figures["test/acc"] - cells[5].record.figures["test/acc"])
     assert f"{gap:+.2f} (seed 2)" in note
     assert "+0.00 (seed 0)" in note
+    cells[8] = replace(cells[8], record=replace(other, initial_hash="1" * 64))
+    assert "do not start from the same weights" in analyse(archive(cells)).notes[0]
+
+
+def test_a_users_own_neck_has_code_of_its_own_and_old_code_shows() -> None:
+    cells = [cell(row, seed, code=f"code with {row}") for row in ROWS for seed in SEEDS]
+    assert not any("code" in note for note in analyse(archive(cells)).notes)
+    cells[7] = replace(cells[7], state="stale")
+    with pytest.raises(Unfair, match=r"code differs.*code with sppf \(sppf, seed 1\)"):
+        analyse(archive(cells))
+    assert (
+        "1 of 15 cells are stale: the code has changed since they were trained."
+        in analyse(archive(cells, allow=("code",))).notes
+    )
+    every = [replace(c, state="stale", record=replace(c.record, code="old")) for c in cells]
+    assert any("15 of 15 cells are stale" in note for note in analyse(archive(every)).notes)
+
+
+def test_stars_and_short_rows_are_told_apart() -> None:
+    seeds = tuple(range(9))
+    cells = [cell(row, seed) for row in ROWS for seed in seeds]
+    cells = [replace(c, record=None, state="missing") if c.row == "sppf" and c.seed > 1 else c for c in cells]
+    notes = analyse(archive(cells, seeds=seeds)).notes
+    assert any(note.startswith("No stars with n = 2: over 4 comparisons") for note in notes)
+
+
+def test_other_test_images_are_not_paired() -> None:
+    cells = [cell(row, seed) for row in ROWS for seed in SEEDS]
+    digest = {"train": "a" * 64, "val": "b" * 64, "test": "d" * 64}
+    cells = [cell("spp", c.seed, digest=digest) if c.row == "spp" else c for c in cells]
+    assert by_name(analyse(archive(cells, axes=("neck", "data"))))["spp"].images is None
+    assert by_name(analyse(archive(cells, axes=("neck", "data"))))["sppf"].images is not None
+
+
+def test_what_follows_from_an_axis_is_free_with_it() -> None:
+    records = [cell("none", 0).record, cell("none", 0, pretrained=[0, 70], steps=11).record]
+    assert set(differences(records, ["neck"])) == {"pretrained", "steps"}
+    assert differences(records, ["backbone.depth", "epochs"]) == {}
+    threads = [cell("none", 0).record, cell("none", 0, device={"kind": "cpu", "name": "a processor", "threads": 2}).record]
+    assert set(differences(threads, ["neck"])) == {"device.threads"}
 
 
 def test_no_star_where_n_cannot_support_one() -> None:
     results = analyse(archive())
     assert by_name(results)["spp"].p_holm < 0.05  # by t alone it would have one
-    assert any("No stars: with n = 3 and 4 comparisons" in note and "8 seeds could" in note for note in results.notes)
+    assert any("No stars with n = 3: over 4 comparisons" in note and "8 seeds could" in note for note in results.notes)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +174,6 @@ def test_no_star_where_n_cannot_support_one() -> None:
         ({"versions": {"python": "3.11.0", "torch": "2.13.0"}}, "versions.torch"),
         ({"steps": 11}, "steps"),
         ({"pretrained": [39, 40]}, "pretrained"),
-        ({"code": "other"}, "code"),
         ({"device": {"kind": "cuda", "name": "a GPU", "threads": 1}}, "device.kind"),
         ({"digest": {"train": "x", "val": "b" * 64, "test": "c" * 64}}, "data.digest.train"),
     ],
@@ -203,6 +242,11 @@ def test_the_learning_rate_is_chosen_on_val_and_not_on_test() -> None:
     results = analyse(archive(cells, axes=("neck", "neck.focal_level", "optimizer.lr")))
     assert {row.chosen["optimizer.lr"] for row in results.rows} == {0.003}
     assert by_name(results)["spp"].summary.mean == pytest.approx(0.5)
+    # Of a value that was not chosen, a lost cell is told all the same.
+    loser = next(k for k, c in enumerate(cells) if c.row == "spp" and c.choice["optimizer.lr"] == 0.001)
+    gone = [replace(c, record=None, state="failed", failure="no") if k == loser else c for k, c in enumerate(cells)]
+    notes = analyse(archive(gone, axes=("neck", "neck.focal_level", "optimizer.lr"))).notes
+    assert "spp, seed 0, optimizer.lr=0.001 (not chosen): failed: no" in notes
     # A value of which a seed is missing does not win over one that has them all.
     short = [c for c in cells if not (c.row == "spp" and c.choice["optimizer.lr"] == 0.003 and c.seed == 2)]
     lost = replace(next(c for c in cells if c not in short), record=None, state="missing")

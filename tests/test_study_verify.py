@@ -1,15 +1,23 @@
+# The cells made here have what may be missing elsewhere.
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportCallIssue=false
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from necklace.run import run
 from necklace.study.archive import Archive, ArchivedCell, read_archive, read_curve
 from necklace.study.fairness import Unfair
 from necklace.study.verify import check_record, reproduce, verify, write_study
+from tests.conftest import compose_train
 from tests.test_study_results import ROWS, SEEDS, archive, cell
 from tests.test_study_table import lossy
 
@@ -77,13 +85,12 @@ def test_what_is_missing_or_too_much_fails(folder: Path) -> None:
     ]
 
 
-def test_an_unfair_study_leaves_records_and_no_table(tmp_path: Path) -> None:
+def test_an_unfair_study_leaves_nothing_new(tmp_path: Path) -> None:
     cells = [cell(row, seed) for row in ROWS for seed in SEEDS]
     cells[7] = cell("sppf", 1, world_size=2)
     with pytest.raises(Unfair):
         write_study(archive(cells), tmp_path)
-    assert (tmp_path / "records" / "study.json").exists()
-    assert not (tmp_path / "table.md").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_sound_record_has_nothing_to_say(train_cell: Callable) -> None:
@@ -99,7 +106,7 @@ def test_cells_are_trained_again_bitwise(train_cell: Callable, tmp_path: Path) -
         cells.append(ArchivedCell(neck, 0, {}, record.cell, "done", None, record, read_curve(where)))
     made: Archive = archive(cells, rows=("none", "sppf"), seeds=(0,), same=None, costs={})
     for repetition in reproduce(made, 2, tmp_path / "scratch", [], np.random.default_rng(0)):
-        assert repetition.bitwise
+        assert repetition.why_not_bitwise is None
         assert repetition.same_weights
         assert repetition.difference == 0
         assert repetition.holds
@@ -112,5 +119,96 @@ def test_cells_are_trained_again_bitwise(train_cell: Callable, tmp_path: Path) -
         claimed = replace(made, cells=(replace(cells[0], record=record),), tolerance=tolerance)
         (repetition,) = reproduce(claimed, 1, tmp_path / f"{tolerance}{holds}{record is there}", [], np.random.default_rng(0))
         assert repetition.holds is holds
+    old = replace(made, cells=(replace(cells[0], record=replace(cells[0].record, code="older")),), tolerance=0.0)
+    (repetition,) = reproduce(old, 1, tmp_path / "code", [], np.random.default_rng(0))
+    assert (repetition.why_not_bitwise, repetition.holds, repetition.same_weights) == ("another code", True, True)
+    with pytest.raises(ValueError, match=r"data\.KEY=VALUE only"):
+        reproduce(made, 1, tmp_path, ["hydra.launcher.slots=1"], np.random.default_rng(0))
+    with pytest.raises(ValueError, match="data has no such option"):
+        reproduce(made, 1, tmp_path, ["data.rot=x"], np.random.default_rng(0))
+    two = replace(made, cells=(replace(cells[0], record=replace(cells[0].record, world_size=2)),))
+    with pytest.raises(ValueError, match="2 processes trained it"):
+        reproduce(two, 1, tmp_path, [], np.random.default_rng(0))
     with pytest.raises(ValueError, match="--reproduce 3: must be between 1 and the 2 cells"):
         reproduce(made, 3, tmp_path, [], np.random.default_rng(0))
+
+
+def test_data_that_moved_is_found_again(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("dark", "light"):
+            (tmp_path / "here" / split / name).mkdir(parents=True)
+            for number in range(20):
+                shade = number + (200 if name == "light" else 0)
+                Image.new("RGB", (24, 24), (shade, shade, shade)).save(tmp_path / "here" / split / name / f"{number}.png")
+    settings = ["data=folder", f"data.root={tmp_path / 'here'}", "data.size=24", "backbone.width=4", "epochs=1", "batch_size=8"]
+    settings += ["logger=none", f"outputs={tmp_path / 'outputs'}"]
+    record = run(*compose_train(settings), settings)
+    where = tmp_path / "outputs" / "runs" / record.cell
+    moved = shutil.move(tmp_path / "here", tmp_path / "there")
+    curve = read_curve(where)
+    made = archive(
+        [ArchivedCell("none", 0, {}, record.cell, "done", None, record, curve)], rows=("none",), seeds=(0,), same=None, costs={}
+    )
+    (repetition,) = reproduce(made, 1, tmp_path / "scratch", [f"data.root={moved}"], np.random.default_rng(0))
+    assert repetition.holds
+
+
+def test_labels_that_were_swapped_and_cells_that_were_dropped_fail(folder: Path) -> None:
+    path = folder / "records" / "study.json"
+    untouched = path.read_text()
+
+    def problems(change: Callable[[dict], None]) -> list[str]:
+        content = json.loads(untouched)
+        change(content)
+        path.write_text(json.dumps(content))
+        return verify(read_archive(folder), folder)
+
+    def swap(content: dict) -> None:
+        first, second = content["cells"][0], content["cells"][6]  # none and sppf, seed 0
+        first["cell"], second["cell"] = second["cell"], first["cell"]
+
+    assert any("row 'none': its records differ in more than the seed" in problem for problem in problems(swap))
+
+    def drop(content: dict) -> None:
+        content["cells"] = [cell for cell in content["cells"] if cell["cell"] != "sppf_s2"]
+
+    assert "records/sppf_s2.json: belongs to no cell" in problems(drop)
+
+    def relabel(content: dict) -> None:
+        content["cells"][0]["seed"] = 1
+        content["cells"][1]["seed"] = 0
+
+    assert any("none_s0: is listed as seed 1, but its record" in problem for problem in problems(relabel))
+
+
+def test_a_study_yaml_that_asks_for_something_else_fails(folder: Path) -> None:
+    text = """
+question: Which neck joins what lies far apart?
+baseline: none
+seeds: [0, 1, 2]
+same: [spp, sppf]
+cells: [{neck: [none, spp, sppf]}, {neck: focal, neck.focal_level: [1, 2]}]
+"""
+    (folder / "study.yaml").write_text(text)
+    assert verify(read_archive(folder), folder) == []
+    for old, new, what in (
+        ("Which neck", "Which necks", "question is"),
+        ("baseline: none", "baseline: spp", "baseline is"),
+        ("[0, 1, 2]", "[0, 1]", "seeds are"),
+        ("[1, 2]", "[1, 2, 3]", "rows are"),
+    ):
+        (folder / "study.yaml").write_text(text.replace(old, new, 1))
+        assert any(what in problem for problem in verify(read_archive(folder), folder))
+
+
+def test_what_killed_processes_left_is_swept_up(tmp_path: Path) -> None:
+    (tmp_path / "records").mkdir()
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    ).stdout.strip()
+    for path in (tmp_path / f".table.md.{dead}", tmp_path / "records" / f".x.json.{dead}"):
+        path.write_text("half")
+    alive = tmp_path / f".runs.csv.{os.getppid()}"
+    alive.write_text("half")
+    write_study(archive(), tmp_path)
+    assert [path.name for path in tmp_path.rglob(".*")] == [alive.name]

@@ -58,7 +58,7 @@ class Archive:
         same: Two rows that compute the same, or None.
         tolerance: Largest difference of the metric when a cell is trained again on another machine.
         allow: Fields that may differ besides the axes.
-        overrides: Hydra overrides of all cells that were given beside the study's own.
+        arguments: What the command was given beside the study's name, such as overrides, `--seeds 5`, `--allow FIELD`.
         dropped: Sentences about rows that were asked for twice.
         cells: Row by row.
         costs: Row to `latency_ms`, `train_images_per_s`, `peak_memory_mib`, and the conditions.
@@ -74,19 +74,39 @@ class Archive:
     same: tuple[str, str] | None
     tolerance: float
     allow: tuple[str, ...]
-    overrides: tuple[str, ...]
+    arguments: tuple[str, ...]
     dropped: tuple[str, ...]
     cells: tuple[ArchivedCell, ...]
     costs: dict[str, dict[str, Any]]
 
 
 def archive_of(
-    plan: Plan, states: Sequence[CellState], allow: Sequence[str], overrides: Sequence[str], costs: dict[str, dict[str, Any]]
+    plan: Plan,
+    states: Sequence[CellState],
+    kept: Sequence[ArchivedCell],
+    allow: Sequence[str],
+    arguments: Sequence[str],
+    costs: dict[str, dict[str, Any]],
 ) -> Archive:
-    """The archive of a plan whose cells are in these states."""
+    """The archive of a plan.
+
+    Args:
+        plan: The study's cells.
+        states: What there is of each here.
+        kept: What an earlier archive holds: it stands for cells that are not here, such as those of a colleague's machine.
+        allow: Fields that may differ besides the axes.
+        arguments: What the command was given.
+        costs: As in `Archive`.
+    """
     study = plan.study
     cells = []
+    elsewhere = {cell.record.cell_hash: cell for cell in kept if cell.record}
     for cell, found in zip(plan.cells, states, strict=True):
+        known = elsewhere.get(cell.cell_hash)
+        if found.state in ("missing", "running") and known and known.record:
+            state = "done" if known.record.code == cell.code else "stale"
+            cells.append(replace(known, row=cell.row, choice=cell.choice, state=state))
+            continue
         name = found.folder.name if found.folder else cell.label
         curve = read_curve(found.folder) if found.record and found.folder else {}
         cells.append(ArchivedCell(cell.row, cell.seed, cell.choice, name, found.state, found.failure, found.record, curve))
@@ -101,7 +121,7 @@ def archive_of(
         same=study.same,
         tolerance=study.tolerance,
         allow=tuple(allow),
-        overrides=tuple(overrides),
+        arguments=tuple(arguments),
         dropped=plan.dropped,
         cells=tuple(cells),
         costs=costs,
@@ -175,6 +195,8 @@ def read_archive(folder: Path) -> Archive:
     del content["layout"]
     cells = []
     for item in content.pop("cells"):
+        if not isinstance(item, dict) or item.keys() != {"row", "seed", "choice", "cell", "state", "failure"}:
+            raise ValueError(f"{path}: a cell has other fields than row, seed, choice, cell, state and failure")
         cell = ArchivedCell(**item, record=None, curve={})
         if cell.state in ("done", "stale"):
             own = path.with_name(f"{cell.cell}.json")

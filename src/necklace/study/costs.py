@@ -6,13 +6,17 @@ The rows take turns within one process, so that what else the machine does meets
 import multiprocessing
 import os
 import resource
+import signal
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,11 +26,12 @@ from necklace.study.plan import built
 ROUNDS, FORWARDS, STEPS = 7, 10, 2
 
 
-def measure_costs(configs: Mapping[str, DictConfig]) -> dict[str, dict[str, Any]]:
+def measure_costs(configs: Mapping[str, DictConfig], pool: Path) -> dict[str, dict[str, Any]]:
     """Measure each row in processes of their own, so that this one's memory and threads do not count.
 
     Args:
         configs: Row to the composed config of one of its cells, without Hydra's own part.
+        pool: Folder of the launcher's locks: no cell of any study that shares it runs meanwhile.
 
     Returns:
         Row to `latency_ms` (a forward pass of one image), `train_images_per_s` (forward, backward and optimiser step at the
@@ -36,8 +41,12 @@ def measure_costs(configs: Mapping[str, DictConfig]) -> dict[str, dict[str, Any]
         RuntimeError: A process died.
     """
     plain = {row: OmegaConf.to_container(config) for row, config in configs.items()}
-    context = multiprocessing.get_context("spawn")
-    return _answered(context, _measure, plain, sorted(os.sched_getaffinity(0)))
+    cores = sorted(os.sched_getaffinity(0))
+    pool.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as alone:
+        for core in cores:
+            alone.enter_context(FileLock(pool / f"core-{core}.lock"))
+        return _answered(multiprocessing.get_context("spawn"), _measure, plain, cores)
 
 
 def _answered(context: Any, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -57,6 +66,7 @@ def _answered(context: Any, function: Callable[..., Any], *arguments: Any) -> An
 
 
 def _answer(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is the parent's to explain
     pipe.send(function(*arguments))
     pipe.close()
 

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from necklace.record import Record, write_whole
 from necklace.run import CellBusy, run_composed
@@ -172,7 +173,7 @@ def _overview(plan: Plan, found: Sequence[CellState], todo: Sequence[PlannedCell
     def tell() -> None:
         while not over.wait(POLL_SECONDS):
             for line in watch.ended():
-                console.print(line, highlight=False)
+                console.print(line, highlight=False, markup=False)
 
     thread = Thread(target=tell, daemon=True)
     thread.start()
@@ -182,7 +183,7 @@ def _overview(plan: Plan, found: Sequence[CellState], todo: Sequence[PlannedCell
         over.set()
         thread.join()
         for line in watch.ended():
-            console.print(line, highlight=False)
+            console.print(line, highlight=False, markup=False)
 
 
 class _Watch:
@@ -202,7 +203,7 @@ class _Watch:
         lines = []
         for cell in list(self.pending.values()):
             files = [self.folders[cell.cell_hash] / name for name in ("record.json", "FAILED")]
-            if not any(file.exists() and file.stat().st_mtime >= self.started for file in files):
+            if not any(_newer(file, self.started) for file in files):
                 continue
             at = state_of(self.plan, cell)
             if at.state in ("done", "failed"):
@@ -217,15 +218,15 @@ class _Watch:
         """What runs now, and how much is left."""
         self.ended()
         done = self.total - len(self.pending)
-        shown = Table("running", "epoch", "val", title=f"{self.plan.study.name}: {done} of {self.total} cells{self._left()}")
+        title = Text(f"{self.plan.study.name}: {done} of {self.total} cells{self._left()}")
+        shown = Table("running", "epoch", "val", title=title)
         for cell in self.pending.values():
             folder = self.folders[cell.cell_hash]
-            begun = folder / "code"  # written when a run starts
-            if begun.exists() and begun.stat().st_mtime >= self.started:
+            if _newer(folder / "code", self.started):  # written when a run starts
                 curve = read_curve(folder)
                 values = curve.get(self.plan.study.metric.replace("test/", "val/"), [])
                 last = "" if not values or values[-1] is None else f"{values[-1]:.4g}"
-                shown.add_row(f"{cell.row}, seed {cell.seed}", str(len(curve.get("epoch", []))), last)
+                shown.add_row(Text(f"{cell.row}, seed {cell.seed}"), str(len(curve.get("epoch", []))), last)
         return shown
 
     def _figure(self, record: Record) -> str:
@@ -241,3 +242,11 @@ class _Watch:
         if done:
             return f"; about {duration(elapsed / done * len(self.pending))} left"
         return "" if self.expected is None else f"; at most {duration(self.expected)} left"
+
+
+def _newer(path: Path, moment: float) -> bool:
+    """Whether the file was written since; another process may remove it at any time."""
+    try:
+        return path.stat().st_mtime >= moment
+    except FileNotFoundError:
+        return False

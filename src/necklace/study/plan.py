@@ -106,6 +106,7 @@ class Plan:
         cells: Row by row, seed by seed.
         dropped: Sentences about rows that were asked for twice.
         root: Folder that holds the cells' folders.
+        pool: Folder of the launcher's locks on cores and GPUs.
     """
 
     study: Study
@@ -114,6 +115,7 @@ class Plan:
     cells: tuple[PlannedCell, ...]
     dropped: tuple[str, ...]
     root: Path
+    pool: Path
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,8 @@ def read_study(path: Path) -> Study:
     if not isinstance(grids, list) or not grids or not all(isinstance(grid, dict) and grid for grid in grids):
         raise wrong("cells", "a list of grids, each a mapping of options to values")
     for grid in grids:
+        if not all(isinstance(key, str) for key in grid):
+            raise ValueError(f"{path}: cells: {grid}: options are words, such as neck.focal_level")
         if ("match" in grid) != ("to" in grid) or grid.get("match", "params") not in ("params", "macs"):
             raise ValueError(f"{path}: cells: {grid}: a matched row has match: params or macs, and to: ROW")
         if any(value == [] for value in grid.values()):
@@ -221,6 +225,16 @@ def row_name(options: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def row_names(study: Study) -> list[str]:
+    """The names of all rows that a study asks for, in order."""
+    return list(dict.fromkeys(name for grid in study.grids for _, name in _named(grid)))
+
+
+def _named(grid: Mapping[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    suffix = f", {grid['match']} as {grid['to']}" if "match" in grid else ""
+    return [(options, row_name(options) + suffix) for options in expand(grid)]
+
+
 def make_plan(study: Study, extra: Sequence[str] = (), seeds: int | None = None) -> Plan:
     """Compose all cells of a study; Hydra has to be initialised with the configs.
 
@@ -249,12 +263,12 @@ def make_plan(study: Study, extra: Sequence[str] = (), seeds: int | None = None)
     matched: list[tuple[str, dict[str, Any], Mapping[str, Any]]] = []
     for grid in study.grids:
         axes |= dict.fromkeys(key.removeprefix("+") for key in grid if key not in ("match", "to"))
-        for options in expand(grid):
+        for options, name in _named(grid):
             if "match" in grid:
-                matched.append((f"{row_name(options)}, {grid['match']} as {grid['to']}", options, grid))
-                rows.setdefault(matched[-1][0], ())  # its place in the order; its width comes when all rows are known
+                matched.append((name, options, grid))
+                rows.setdefault(name, ())  # its place in the order; its width comes when all rows are known
             else:
-                rows.setdefault(row_name(options), tuple(override(key, value) for key, value in options.items()))
+                rows.setdefault(name, tuple(override(key, value) for key, value in options.items()))
     for name, options, grid in matched:
         if not rows.get(grid["to"]):
             raise ValueError(f"{study.name}: to: {grid['to']}: there is no such row; rows: {', '.join(rows)}")
@@ -275,6 +289,8 @@ def make_plan(study: Study, extra: Sequence[str] = (), seeds: int | None = None)
             tried = tuple(override(key, value) for key, value in choice.items())
             own += planner.cells(name, choice, (*shared, *overrides, *tried), chosen)
         twins = {cells[cell.cell_hash].row for cell in own if cell.cell_hash in cells}
+        if twins and not all(cell.cell_hash in cells for cell in own):
+            raise ValueError(f"{study.name}: some of the cells of row '{name}' are those of row '{', '.join(sorted(twins))}'")
         if twins:
             dropped.append(f"row '{name}' is the same as row '{', '.join(sorted(twins))}' and was dropped")
             if name == study.baseline or name in (study.same or ()):
@@ -282,7 +298,7 @@ def make_plan(study: Study, extra: Sequence[str] = (), seeds: int | None = None)
             continue
         kept[name] = overrides
         cells |= {cell.cell_hash: cell for cell in own}
-    return Plan(study, kept, tuple(axes), tuple(cells.values()), tuple(dropped), planner.root)
+    return Plan(study, kept, tuple(axes), tuple(cells.values()), tuple(dropped), planner.root, planner.root.parent / ".slots")
 
 
 class _Planner:
@@ -326,7 +342,10 @@ class _Planner:
     def _digest(self, plain: dict[str, Any]) -> dict[str, str]:
         key = json.dumps([plain["data"], plain["batch_size"]], sort_keys=True)
         if key not in self._digests:
-            self._digests[key] = datamodule_of(plain).digest
+            try:
+                self._digests[key] = datamodule_of(plain).digest
+            except TypeError as error:  # an option that the data does not know
+                raise ValueError(f"data={plain['data']['source']['_target_']}: {error}") from error
         return self._digests[key]
 
 
@@ -365,6 +384,8 @@ def _matched_width(composer: Composer, own: tuple[str, ...], target: tuple[str, 
     model, size = built(composed(composer, target)[0])
     wanted = getattr(measure_cost(model, size)["neck"], what)
     config = composed(composer, own)[0]
+    if "width" not in config.neck:
+        raise ValueError(f"row '{name}': only a neck with an option neck.width can be matched, such as conv")
     backbone = model.backbone  # the same in all rows: fairness checks it
 
     def count(width: int) -> int:
@@ -403,6 +424,8 @@ def state(cell: PlannedCell, folder: Path | None, root: Path) -> CellState:
     """What there is of one cell."""
     if folder is not None and (folder / "record.json").exists():
         record = read_record(folder / "record.json")
+        if record.cell_hash != cell.cell_hash:
+            raise ValueError(f"{folder / 'record.json'}: is the record of another cell, {record.cell}")
         return CellState("done" if record.code == cell.code else "stale", folder, record)
     if is_held(root / ".locks" / f"{cell.cell_hash}.lock"):
         return CellState("running", folder)

@@ -1,6 +1,7 @@
 """What a study found, as plain values: rows of runs with their statistics. Tables, figures and the report only lay this out."""
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -151,11 +152,15 @@ def analyse(archive: Archive) -> Results:
     if archive.same:
         difference = _paired(runs[archive.same[1]], runs[archive.same[0]], archive.metric, "same")
         same = (*archive.same, difference) if difference else None
-    states = {(cell.row, cell.seed): cell.state for cell in archive.cells}
-    stale = sum(state == "stale" for state in states.values())
+    notes += [
+        f"{cell.row}, seed {cell.seed}, {', '.join(f'{key}={value}' for key, value in cell.choice.items())} (not chosen): "
+        + (f"failed: {cell.failure}" if cell.failure else "missing")
+        for cell in archive.cells
+        if cell.record is None and cell.choice != chosen[cell.row]
+    ]
+    stale = sum(cell.state == "stale" for cell in archive.cells)
     if stale:
-        notes.append(f"{stale} of {len(states)} cells are stale: the code has changed since they were trained.")
-    overrides = " ".join(archive.overrides)
+        notes.append(f"{stale} of {len(archive.cells)} cells are stale: the code has changed since they were trained.")
     return Results(
         name=archive.name,
         question=archive.question,
@@ -167,7 +172,10 @@ def analyse(archive: Archive) -> Results:
         same=same,
         notes=(*_numerical_noise(same, runs, noise, archive), *_power(rows), *_conditions(archive), *notes),
         hardware=_hardware([run.record for row in rows for run in row.runs if run.record]),
-        commands=(f"python ablate.py {archive.name} {overrides}".strip(), f"python ablate.py {archive.name} --verify"),
+        commands=tuple(
+            shlex.join(["python", "ablate.py", archive.name, *more])
+            for more in (archive.arguments, ["--verify"], ["--reproduce", "1"])
+        ),
     )
 
 
@@ -185,7 +193,7 @@ def _chosen(cells: Sequence[ArchivedCell], metric: str) -> dict[str, float | str
     """The choice with the best mean on val, among those of which most seeds have finished; of equals, the first."""
     best: tuple[int, float] | None = None
     chosen = cells[0].choice
-    for choice in [cell.choice for cell in cells if cell.seed == cells[0].seed]:
+    for choice in [cell.choice for cell in cells if cell.seed == cells[0].seed and cell.choice]:
         own = [cell.record.figures[metric] for cell in cells if cell.choice == choice and cell.record]
         score = len(own), float(np.mean(own)) if own else -math.inf
         if best is None or score > best:
@@ -199,7 +207,7 @@ def _row(name: str, runs: dict[str, tuple[Run, ...]], archive: Archive, chosen: 
     difference = images = None
     if archive.baseline is not None and name != archive.baseline:
         difference = _paired(own, runs[archive.baseline], metric, name)
-        if metric == "test/acc":
+        if metric == "test/acc":  # the only metric that is a mean over images
             images = _over_images(own, runs[archive.baseline], name)
     records = [run.record for run in own if run.record]
     sides = sorted({int(key.partition("@")[2]) for record in records for key in record.figures if key.startswith(f"{metric}@")})
@@ -242,7 +250,8 @@ def _paired(row: Sequence[Run], baseline: Sequence[Run], metric: str, name: str)
 def _over_images(row: Sequence[Run], baseline: Sequence[Run], name: str) -> Interval | None:
     own, base = _correct(row), _correct(baseline)
     shared = [seed for seed in own if seed in base]
-    if not shared or len({len(bits) for bits in [*own.values(), *base.values()]}) > 1:
+    tested = {run.record.data["digest"].get("test") for run in (*row, *baseline) if run.record}
+    if not shared or len(tested) > 1:  # other images cannot be paired
         return None
     generator = numpy_generator(0, f"bootstrap over images: {name}")
     return image_interval(np.stack([own[s] for s in shared]), np.stack([base[s] for s in shared]), generator)
@@ -266,6 +275,9 @@ def _numerical_noise(
         return [floor.strip()] if floor else []
     first, second = (figures(runs[name], archive.metric) for name in same[:2])
     gaps = {seed: 100 * (second[seed] - first[seed]) for seed in first if seed in second}
+    started = [{run.seed: run.record.initial_hash for run in runs[name] if run.record} for name in same[:2]]
+    if any(started[0][seed] != started[1][seed] for seed in gaps):
+        return [f"{same[0]} and {same[1]} do not start from the same weights: no measure of numerical noise.{floor}"]
     start = f"{same[0]} and {same[1]} compute the same function from the same weights, so what differs is numerical noise:"
     if not any(gaps.values()):
         return [f"{start} nothing, on {len(gaps)} of {len(gaps)} seeds.{floor}"]
@@ -278,13 +290,15 @@ def _power(rows: Sequence[Row]) -> list[str]:
     compared = [row.difference for row in rows if row.difference and row.difference.p is not None]
     if not compared:
         return []
-    n, needed = min(difference.n for difference in compared), seeds_needed(len(compared))
-    if n >= needed:
+    needed = seeds_needed(len(compared))
+    short = sorted({difference.n for difference in compared if difference.n < needed})
+    if not short:
         return []
-    floor = min(1.0, smallest_p(n) * len(compared))
+    floor = min(1.0, smallest_p(short[0]) * len(compared))
     return [
-        f"No stars: with n = {n} and {len(compared)} comparisons, an exact paired test cannot go below p = {floor:.2g} after "
-        f"Holm's correction, whatever the data; {needed} seeds could reach 0.05."
+        f"No stars with n = {' or '.join(map(str, short))}: over {len(compared)} comparisons, an exact paired test of "
+        f"n = {short[0]} cannot go below p = {floor:.2g} after Holm's correction, whatever the data; {needed} seeds could "
+        "reach 0.05."
     ]
 
 

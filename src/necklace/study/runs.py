@@ -23,8 +23,7 @@ def archive_of_runs(root: Path, metric: str) -> Archive:
         FileNotFoundError: There is no run below `root`.
         ValueError: A record is damaged, or none has the metric.
     """
-    folders = [path.parent for path in sorted(root.rglob("config.yaml"))]
-    folders = [folder for folder in folders if any((folder / name).exists() for name in ("record.json", "FAILED", "code"))]
+    folders = sorted({path.parent for name in ("record.json", "FAILED", "code") for path in root.rglob(name)})
     if not folders:
         raise FileNotFoundError(f"{root}: holds no runs (folders with a record.json or FAILED)")
     records = {folder: read_record(folder / "record.json") for folder in folders if (folder / "record.json").exists()}
@@ -54,7 +53,7 @@ def archive_of_runs(root: Path, metric: str) -> Archive:
         same=None,
         tolerance=0.0,
         allow=(),
-        overrides=(),
+        arguments=(),
         dropped=(),
         cells=tuple(cells),
         costs={},

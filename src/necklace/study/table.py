@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from necklace.study.archive import Archive
 from necklace.study.results import Results, Row
@@ -51,14 +51,15 @@ def layout(results: Results) -> Layout:
             ("effect", [_effect(row) for row in results.rows]),
             ("95 % images", [_interval(row.images) for row in results.rows]),
         ]
+    costs = [row.cost for row in results.rows]
     columns += [
-        ("params", [f"{row.cost.params:,}" if row.cost else "" for row in results.rows]),
-        ("of neck", [f"{row.cost.neck_params:,}" if row.cost else "" for row in results.rows]),
-        ("MACs (M)", [f"{row.cost.macs / 1e6:.2f}" if row.cost else "" for row in results.rows]),
-        ("of neck", [f"{row.cost.neck_macs / 1e6:.2f}" if row.cost else "" for row in results.rows]),
-        ("latency ms", [_number(row.cost and row.cost.latency_ms, 2) for row in results.rows]),
-        ("train images/s", [_number(row.cost and row.cost.train_images_per_s, 0) for row in results.rows]),
-        ("peak MiB", [_number(row.cost and row.cost.peak_memory_mib, 0) for row in results.rows]),
+        ("params", [f"{cost.params:,}" if cost else "" for cost in costs]),
+        ("of neck", [_share(f"{cost.neck_params:,}", cost.neck_params, cost.params) if cost else "" for cost in costs]),
+        ("MACs (M)", [f"{cost.macs / 1e6:.2f}" if cost else "" for cost in costs]),
+        ("of neck", [_share(f"{cost.neck_macs / 1e6:.2f}", cost.neck_macs, cost.macs) if cost else "" for cost in costs]),
+        ("latency ms", [_number(cost and cost.latency_ms, 2) for cost in costs]),
+        ("train images/s", [_number(cost and cost.train_images_per_s, 0) for cost in costs]),
+        ("peak MiB", [_number(cost and cost.peak_memory_mib, 0) for cost in costs]),
         ("chosen", [", ".join(f"{key}={value}" for key, value in row.chosen.items()) for row in results.rows]),
     ]
     columns = [column for column in columns if any(column[1])]
@@ -75,10 +76,10 @@ def _caption(results: Results) -> str:
         return f"{results.metric}: mean and standard deviation over seeds."
     return (
         f"{results.metric}: mean and standard deviation over seeds. Difference to '{results.baseline}' in percentage points, "
-        "paired by seed, with the t interval of its mean; p: paired t test, Holm's correction over rows; P(better): share of "
-        "the seeds; effect: mean over standard deviation of the differences, corrected for small n; images: the interval for "
-        "these weights, over test images, without correction. Costs are for one image; latency at batch 1; peak memory of a "
-        "process that trains."
+        "paired by seed, with the t interval of its mean; p: paired t test, Holm's correction over rows (* below 0.05, where n "
+        "can carry it); P(better): share of the seeds; effect: mean over standard deviation of the differences, corrected for "
+        "small n; images: the interval for these weights, over test images, without correction. Costs are for one image; "
+        "latency at batch 1; peak memory of a process that trains."
     )
 
 
@@ -98,7 +99,8 @@ def _difference(row: Row, compared: int) -> str:
     if row.difference is None:
         return ""
     starred = row.p_holm is not None and star(row.p_holm, row.difference.n, compared)
-    return f"{_signed(row.difference.mean)}{'*' if starred else ''}"
+    pairs = f" (n = {row.difference.n})" if row.summary and row.difference.n != row.summary.n else ""
+    return f"{_signed(row.difference.mean)}{'*' if starred else ''}{pairs}"
 
 
 def _effect(row: Row) -> str:
@@ -111,6 +113,10 @@ def _interval(interval: Interval | None) -> str:
 
 def _signed(share: float) -> str:
     return f"{100 * share:+.2f}".replace("-0.00", "+0.00")
+
+
+def _share(text: str, part: int, whole: int) -> str:
+    return f"{text} ({100 * part / max(whole, 1):.1f} %)"
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -173,12 +179,12 @@ SHORT = ("row", "n", "difference", "95 % t", "params")
 
 def terminal(table: Layout, title: str) -> Table:
     """The columns that fit a terminal: the metric, its difference to the baseline and the parameters."""
-    shown = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    shown = Table(title=Text(title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     kept = [number for number, header in enumerate(table.headers) if header in SHORT or header.endswith(" %")]
     for number in kept:
         shown.add_column(table.headers[number], justify="right" if number else "left", no_wrap=number > 0)
     for row in table.rows:
-        shown.add_row(*(escape(row[number]) for number in kept))
+        shown.add_row(*(Text(row[number]) for number in kept))
     return shown
 
 

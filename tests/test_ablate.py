@@ -1,12 +1,15 @@
 """Whole studies through the command: what is killed, raced or broken ends as if it had not been."""
 
+import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -35,7 +38,7 @@ STUDY = {
 }
 
 
-def ablate(folder: Path, *arguments: str) -> subprocess.Popen:
+def ablate(folder: Path, *arguments: str, user: Path = USER) -> subprocess.Popen:
     # One thread whatever the slots: in how many parts a sum is taken changes its rounding, and with it the weights.
     command = [
         sys.executable,
@@ -46,11 +49,30 @@ def ablate(folder: Path, *arguments: str) -> subprocess.Popen:
         "--config-dir",
         str(USER),
     ]
-    environment = os.environ | {"PYTHONPATH": str(USER), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    environment = os.environ | {"PYTHONPATH": str(user), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     # Under a shell's `&`, Ctrl-C would be ignored by all that follows.
     hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     return subprocess.Popen(command, cwd=folder, env=environment, preexec_fn=hears, **pipes)
+
+
+def here(folder: Path, *arguments: str) -> tuple[int, str]:
+    """The same within this process, which has imported everything and keeps the server of cells warm."""
+    import ablate as command
+
+    given = ["ablate.py", "tiny", "hydra.launcher.threads=1", *arguments, "--config-dir", str(USER)]
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(output):
+        patch.chdir(folder)
+        patch.syspath_prepend(str(USER))
+        patch.setattr(sys, "argv", given)
+        patch.setenv("COLUMNS", "200")
+        try:
+            command.main()
+            raise AssertionError("ablate.py ends with an exit code")
+        except SystemExit as end:
+            code = end.code
+    return (code, output.getvalue()) if isinstance(code, int) else (1, f"{output.getvalue()}{code}")
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -92,9 +114,8 @@ def fits(folder: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = new_study(tmp_path_factory.mktemp("undisturbed"))
-    process = ablate(folder)
-    output = finish(process)
-    assert process.returncode == 0, output
+    code, output = here(folder)
+    assert code == 0, output
     assert len(fits(folder)) == len(outcome(folder)) == 6
     return folder
 
@@ -115,14 +136,13 @@ def test_a_study_killed_at_ten_moments_ends_as_if_it_had_not_been(undisturbed: P
         output = finish(process)
         assert process.returncode == -signal.SIGKILL, f"{phase} {number}\n{output}"
     (folder / "kill").unlink()
-    process = ablate(folder, "hydra.launcher.slots=1")
-    output = finish(process)
-    assert process.returncode == 0, output
+    code, output = here(folder)
+    assert code == 0, output
     assert outcome(folder) == outcome(undisturbed)
     assert not list(folder.glob("outputs/tiny/*/FAILED"))
-    verified = ablate(folder, "--verify")
-    assert "are what the 6 records give" in finish(verified)
-    assert verified.returncode == 0
+    code, output = here(folder, "--verify")
+    assert code == 0, output
+    assert "are what the 6 records give" in output
 
 
 def test_two_lost_records_are_two_runs(undisturbed: Path) -> None:
@@ -130,30 +150,32 @@ def test_two_lost_records_are_two_runs(undisturbed: Path) -> None:
     lines = len(fits(undisturbed))
     cells[1].unlink()
     cells[4].unlink()
-    output = finish(ablate(undisturbed))
+    code, output = here(undisturbed)
+    assert code == 0
     assert "2 to run" in output
     assert sorted(fits(undisturbed)[lines:]) == sorted(
         str(path.parent.relative_to(undisturbed)) for path in (cells[1], cells[4])
     )
     assert outcome(undisturbed) == before
-    assert "6 done" in finish(ablate(undisturbed, "--plan"))
+    assert "6 done" in here(undisturbed, "--plan")[1]
 
 
 def test_two_at_once_share_the_work(undisturbed: Path, tmp_path: Path) -> None:
-    folder = new_study(tmp_path)
+    raising = {"neck": "deadly", "neck.width": 20, "neck.raises": True}
+    folder = new_study(tmp_path, cells=[*STUDY["cells"], raising])
     both = [ablate(folder) for _ in range(2)]
     outputs = [finish(process) for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
-    assert len(fits(folder)) == 6
+    assert [process.returncode for process in both] == [1, 1], outputs
+    assert len(fits(folder)) == 8  # six, and the two that raise
     assert outcome(folder) == outcome(undisturbed)
+    assert "are what the 6 records give" in here(folder, "--verify")[1]
 
 
 def test_a_cell_that_raises_is_one_row_of_the_table(tmp_path: Path) -> None:
     cells = [{"neck": "deadly", "neck.width": [8, 12]}, {"neck": "deadly", "neck.width": 16, "neck.raises": True}]
     folder = new_study(tmp_path, cells=cells, seeds=[0])
-    process = ablate(folder)
-    output = finish(process)
-    assert process.returncode == 1
+    code, output = here(folder)
+    assert code == 1
     assert len(outcome(folder)) == 2
     (failed,) = folder.glob("outputs/tiny/*/FAILED")
     assert "Traceback" in failed.read_text()
@@ -164,26 +186,24 @@ def test_a_cell_that_raises_is_one_row_of_the_table(tmp_path: Path) -> None:
     assert "| 0/1 | failed |" in row
     # It is not run again unless asked to.
     lines = len(fits(folder))
-    assert "1 failed" in finish(ablate(folder))
+    assert "1 failed" in here(folder)[1]
     assert len(fits(folder)) == lines
-    finish(ablate(folder, "--retry-failed"))
+    here(folder, "--retry-failed")
     assert len(fits(folder)) == lines + 1
 
 
 def test_a_cell_that_dies_alone_is_marked_and_goes_on_when_asked_to(undisturbed: Path, tmp_path: Path) -> None:
     folder = new_study(tmp_path)
     (folder / "kill").write_text("after last 2")
-    process = ablate(folder, "hydra.launcher.slots=1")
-    output = finish(process)
-    assert process.returncode == 1
+    code, output = here(folder, "hydra.launcher.slots=1")
+    assert code == 1
     (failed,) = folder.glob("outputs/tiny/*/FAILED")
     assert "SIGKILL" in failed.read_text()
     assert "SIGKILL" in output
     assert len(outcome(folder)) == 5
     (folder / "kill").unlink()
-    process = ablate(folder, "--retry-failed")
-    assert finish(process)
-    assert process.returncode == 0
+    code, output = here(folder, "--retry-failed")
+    assert code == 0, output
     assert outcome(folder) == outcome(undisturbed)
     record = json.loads((failed.parent / "record.json").read_text())
     assert record["resumed"] == 1
@@ -202,5 +222,63 @@ def test_ctrl_c_stops_cleanly_and_the_rest_goes_on_later(undisturbed: Path, tmp_
     assert "Traceback" not in output
     assert not list(folder.glob("outputs/tiny/*/FAILED"))
     assert len(list(folder.glob("outputs/tiny/*/record.json"))) < 6
-    assert finish(ablate(folder)) != ""
+    code, output = here(folder)
+    assert code == 0, output
     assert outcome(folder) == outcome(undisturbed)
+
+
+def test_what_other_code_has_trained_is_stale_and_trained_again_when_asked_to(tmp_path: Path) -> None:
+    user = Path(shutil.copytree(USER, tmp_path / "user", ignore=shutil.ignore_patterns("__pycache__")))
+    cells = [{"neck": "none"}, {"neck": "deadly", "neck.width": [8, 12]}]  # one that the edit below does not touch
+    folder = new_study(tmp_path / "work", cells=cells, baseline="none")
+    process = ablate(folder, user=user)
+    output = finish(process)
+    assert process.returncode == 0, output
+    lines, before = len(fits(folder)), outcome(folder)
+    neck = user / "deadly.py"
+    neck.write_text(neck.read_text().replace("torch.nn.Dropout(0.2)", "torch.nn.Dropout(0.3)"))
+    again = ablate(folder, "--rerun-stale", user=user)
+    output = finish(again)
+    assert again.returncode == 0, output
+    assert "6 cells in 3 rows: 2 done, 4 stale" in output
+    assert len(fits(folder)) == lines + 4
+    after = outcome(folder)
+    assert {name for name in before if before[name] != after[name]} == {name for name in before if "deadly" in name}
+    assert not list(folder.rglob("superseded.json"))
+
+
+def test_a_table_of_what_a_colleague_ran_and_more_seeds(undisturbed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clone"
+    shutil.copytree(undisturbed / "experiments", folder / "experiments")
+    table = folder / "experiments" / "tiny" / "table.md"
+    before = table.read_text()
+    code, output = here(folder, "--table")
+    assert code == 0, output
+    assert "6 missing" in output  # here
+    assert table.read_text() == before
+    for arguments, message in (
+        (["--seeds", "1"], "holds 3 results that these overrides or seeds have no place for"),
+        (["epochs=1", "--table"], "holds 6 results"),
+        (["rerun=true"], "rerun=true: the study sets this"),
+        (["+data.foo=1"], "unexpected keyword argument 'foo'"),
+        (["--reproduce", "1", "hydra.launcher.slots=1"], "data.KEY=VALUE only"),
+        (["--reproduce", "7"], "must be between 1 and the 6 cells"),
+    ):
+        code, output = here(folder, *arguments)
+        assert code == 1
+        assert message in output
+    assert table.read_text() == before
+    # In a process of its own: what it trains with is what is imported there.
+    process = ablate(folder, "--reproduce", "1")
+    output = finish(process)
+    assert "holds, bitwise: equal weights" in output, output
+    assert process.returncode == 0
+
+
+def test_a_failure_message_that_looks_like_markup_is_shown_as_it_is(tmp_path: Path) -> None:
+    folder = new_study(tmp_path, cells=[{"neck": "deadly", "neck.width": 8}], seeds=[0])
+    here(folder)
+    (record,) = folder.glob("outputs/tiny/*/record.json")
+    record.unlink()
+    (record.parent / "FAILED").write_text("ValueError: [/data/x.jpg] is [bold] no image")
+    assert "[/data/x.jpg] is [bold] no image" in here(folder, "--plan")[1]

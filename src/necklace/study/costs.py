@@ -20,7 +20,7 @@ from filelock import FileLock
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from necklace.run import datamodule_of, device_name
+from necklace.run import device_name
 from necklace.study.plan import built
 
 ROUNDS, FORWARDS, STEPS = 7, 10, 2
@@ -76,7 +76,7 @@ def _measure(plain: dict[str, dict[str, Any]], cores: list[int]) -> dict[str, di
     # With more than one thread, forked processes would wait for threads that did not come along. The data is read once, here.
     torch.set_num_threads(1)
     for config in plain.values():
-        datamodule_of(OmegaConf.to_container(OmegaConf.create(config), resolve=True))  # pyright: ignore[reportArgumentType]
+        built(OmegaConf.create(config))
     memory = {
         row: _answered(multiprocessing.get_context("fork"), _peak_memory, config, len(cores)) for row, config in plain.items()
     }

@@ -22,6 +22,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -367,16 +368,24 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
 def built(config: DictConfig) -> tuple[Model, tuple[int, int]]:
     """The model of a composed config and the image size that its cost is counted at."""
     plain = _resolved(config)
-    data = datamodule_of(plain)
+    classes, size = classes_and_size(json.dumps([plain["data"], plain["batch_size"]], sort_keys=True))
     model = build_model(
         lambda: instantiate(config.backbone),
         lambda **sizes: instantiate(config.neck, **sizes),
         lambda **sizes: instantiate(config.head, **sizes),
-        len(data.classes),
-        data.size,
+        classes,
+        size,
         plain["seed"],
     )
-    return model, data.size
+    return model, size
+
+
+@cache
+def classes_and_size(data: str) -> tuple[int, tuple[int, int]]:
+    """Number of classes and typical image size, read once for all models of a process; `data` is its config and the batch size."""
+    options, batch_size = json.loads(data)
+    made = datamodule_of({"data": options, "batch_size": batch_size, "seed": 0})
+    return len(made.classes), made.size
 
 
 def _matched_width(composer: Composer, own: tuple[str, ...], target: tuple[str, ...], what: str, name: str) -> int:

@@ -60,7 +60,8 @@ def here(folder: Path, *arguments: str) -> tuple[int, str]:
     """The same within this process, which has imported everything and keeps the server of cells warm."""
     import ablate as command
 
-    given = ["ablate.py", "tiny", "hydra.launcher.threads=1", *arguments, "--config-dir", str(USER)]
+    threads = [] if "--reproduce" in arguments else ["hydra.launcher.threads=1"]
+    given = ["ablate.py", "tiny", *threads, *arguments, "--config-dir", str(USER)]
     output = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(output):
         patch.chdir(folder)

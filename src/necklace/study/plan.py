@@ -382,7 +382,7 @@ def built(config: DictConfig) -> tuple[Model, tuple[int, int]]:
 
 @cache
 def classes_and_size(data: str) -> tuple[int, tuple[int, int]]:
-    """Number of classes and typical image size, read once for all models of a process; `data` is its config and the batch size."""
+    """Number of classes and typical image size, read once for all models of a process, from config and batch size as JSON."""
     options, batch_size = json.loads(data)
     made = datamodule_of({"data": options, "batch_size": batch_size, "seed": 0})
     return len(made.classes), made.size

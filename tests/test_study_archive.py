@@ -72,6 +72,7 @@ def test_any_set_of_runs_is_a_table(tmp_path: Path) -> None:
     (begun / "config.yaml").write_text("seed: 0\n")
     (begun / "code").write_text("x")
     (begun / "wandb" / "files").mkdir(parents=True)
+    (begun / "wandb" / "tmp" / "code").mkdir(parents=True)
     (begun / "wandb" / "files" / "config.yaml").write_text("wandb_version: 1\n")
     made = archive_of_runs(tmp_path / "outputs", "test/acc")
     assert made.rows == ("none", "spp", "sppf", "focal_focal_level-1", "focal_focal_level-2", "conv", "dw")

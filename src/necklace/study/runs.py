@@ -23,7 +23,8 @@ def archive_of_runs(root: Path, metric: str) -> Archive:
         FileNotFoundError: There is no run below `root`.
         ValueError: A record is damaged, or none has the metric.
     """
-    folders = sorted({path.parent for name in ("record.json", "FAILED", "code") for path in root.rglob(name)})
+    names = ("record.json", "FAILED", "code")  # W&B has folders of that name
+    folders = sorted({path.parent for name in names for path in root.rglob(name) if path.is_file()})
     if not folders:
         raise FileNotFoundError(f"{root}: holds no runs (folders with a record.json or FAILED)")
     records = {folder: read_record(folder / "record.json") for folder in folders if (folder / "record.json").exists()}

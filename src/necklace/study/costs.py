@@ -126,6 +126,13 @@ class _Subject:
             torch.cuda.synchronize(self.device)
 
 
+def _go_on() -> None:
+    """End this process if nobody waits for its answer any more."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        sys.exit("the process that wanted the costs has ended")
+
+
 def _speeds(plain: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     subjects = {row: _Subject(config) for row, config in plain.items()}
     for subject in subjects.values():  # the first pass of each allocates and chooses algorithms
@@ -135,6 +142,7 @@ def _speeds(plain: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     speeds: dict[str, list[float]] = {row: [] for row in subjects}
     for _ in range(ROUNDS):
         for row, subject in subjects.items():
+            _go_on()
             latencies[row].append(subject.latency_ms())
             speeds[row].append(subject.train_images_per_s())
     return {

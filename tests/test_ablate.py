@@ -40,15 +40,8 @@ STUDY = {
 
 def ablate(folder: Path, *arguments: str, user: Path = USER) -> subprocess.Popen:
     # One thread whatever the slots: in how many parts a sum is taken changes its rounding, and with it the weights.
-    command = [
-        sys.executable,
-        str(ROOT / "ablate.py"),
-        "tiny",
-        "hydra.launcher.threads=1",
-        *arguments,
-        "--config-dir",
-        str(USER),
-    ]
+    threads = [] if "--reproduce" in arguments else ["hydra.launcher.threads=1"]
+    command = [sys.executable, str(ROOT / "ablate.py"), "tiny", *threads, *arguments, "--config-dir", str(user)]
     environment = os.environ | {"PYTHONPATH": str(user), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     # Under a shell's `&`, Ctrl-C would be ignored by all that follows.

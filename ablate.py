@@ -1,7 +1,13 @@
 """A study, from plan to table: python ablate.py NAME, for what experiments/NAME/study.yaml asks."""
 
-import argparse
 import sys
+
+from hydra_plugins._necklace_server import start_server
+
+if __name__ == "__main__" and not {"-h", "--help", "--plan", "--table", "--verify", "--reproduce", "--from"} & set(sys.argv):
+    start_server()  # which imports, on another core, what this process is about to import as well
+
+import argparse
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +21,6 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from hydra_plugins._necklace_server import start_server
 from necklace.study.archive import Archive, ArchivedCell, archive_of, read_archive, read_costs, write_costs
 from necklace.study.compose import Composer
 from necklace.study.costs import measure_costs
@@ -85,8 +90,6 @@ def study(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.reproduce is not None:
         return _reproduce(read_archive(folder), arguments.reproduce, arguments.overrides, console)
     read = read_study(folder / "study.yaml")
-    if not arguments.plan and not arguments.table:
-        start_server()  # which imports while this plans
     own = [text for text in arguments.overrides if not text.lstrip("+~").startswith("hydra")]
     for_hydra = [text for text in arguments.overrides if text not in own]
     for text in own:

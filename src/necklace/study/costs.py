@@ -46,7 +46,8 @@ def measure_costs(configs: Mapping[str, DictConfig], pool: Path) -> dict[str, di
     with ExitStack() as alone:
         for core in cores:
             alone.enter_context(FileLock(pool / f"core-{core}.lock"))
-        return _answered(multiprocessing.get_context("spawn"), _measure, plain, cores)
+        # From the launcher's warm server, where it runs: a fresh process, but not one that imports everything again.
+        return _answered(multiprocessing.get_context("forkserver"), _measure, plain, cores)
 
 
 def _answered(context: Any, function: Callable[..., Any], *arguments: Any) -> Any:

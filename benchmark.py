@@ -116,7 +116,7 @@ CELL = {
     "data.source.train": 200,
     "data.source.test": 50,
     "backbone.width": 32,
-    "epochs": 4,
+    "epochs": 3,
     "logger": "none",
 }
 

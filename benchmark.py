@@ -1,4 +1,4 @@
-"""Measure speed, as ratios taken in one run: python benchmark.py loader --root DIR, or studies, or records."""
+"""Measure speed, as ratios taken in one run: python benchmark.py loader --root DIR, or studies, records or gates."""
 
 import argparse
 import json
@@ -19,15 +19,16 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from necklace.backbones import CifarResNet
+from necklace.backbones import Backbone, CifarResNet, TimmBackbone
 from necklace.cell import cell_identity
 from necklace.data.augment import Augmentation
 from necklace.data.datamodule import DataModule
 from necklace.data.folder import Folder
 from necklace.data.sizes import Fixed
+from necklace.gates import GateWatch
 from necklace.heads import Gap
 from necklace.model import Model, build_model
-from necklace.necks import NoNeck
+from necklace.necks import FocalBlock, FocalModulation, NoNeck
 from necklace.record import Record, pack_bits, read_record
 from necklace.streams import torch_generator
 from necklace.study.archive import archive_of
@@ -211,6 +212,74 @@ def _write_twin(real: Record, cell: PlannedCell, root: Path, curve: str) -> None
     (folder / "history.csv").write_text(curve)
 
 
+# Images of data=context: what an epoch of it trains and judges.
+CONTEXT = {"train": 5400, "val": 600, "side": 48, "classes": 4}
+WATCHED: dict[str, tuple[Callable[[], Backbone], Callable[..., torch.nn.Module]]] = {
+    "ResNet-8, focal": (CifarResNet, FocalModulation),
+    "ResNet-8, focal_block": (CifarResNet, FocalBlock),
+    "focalnet_tiny_srf to stage 1 (4 focal layers)": (lambda: TimmBackbone("focalnet_tiny_srf", stage=1), NoNeck),
+}
+
+
+def gates(batch_size: int, every: int, rounds: int, console: Console) -> None:
+    """Compare the time that watching the gates of val costs with that of an epoch, on batches of data=context's size."""
+    table = Table(
+        "ms of CPU time",
+        "training step",
+        "val batch",
+        "watched",
+        "end of a pass",
+        "of an epoch with a pass %",
+        f"every {every} epochs %",
+        title=f"watching the gates, batches of {batch_size}, {CONTEXT['side']}x{CONTEXT['side']} (median of {rounds})",
+    )
+    images = torch.randn(batch_size, 3, CONTEXT["side"], CONTEXT["side"])
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(batch_size) % CONTEXT["classes"]
+    classes = [str(number) for number in range(CONTEXT["classes"])]
+    for name, (backbone, neck) in WATCHED.items():
+        model = build_model(backbone, neck, Gap, len(classes), (CONTEXT["side"], CONTEXT["side"]), 0)
+
+        @torch.no_grad()
+        def judge(model: Model = model) -> None:
+            model(images)
+
+        def judge_watched(judge: Callable[[], None] = judge) -> None:
+            watch.batch(images, labels)
+            judge()
+
+        def step(model: Model = model) -> None:
+            train([(images, labels)], model.train())
+            model.eval()
+
+        def end() -> None:
+            for layer in watch.layers.values():
+                layer.rows(classes)
+
+        spent: dict[str, list[float]] = {}
+        for _ in range(rounds + 1):
+            for what, way in (("step", step), ("plain", judge)):
+                spent.setdefault(what, []).append(cpu_ms(way))
+            with GateWatch(model, len(classes)) as watch:
+                judge_watched()  # the first batch makes room for the sums, once a pass
+                spent.setdefault("watched", []).append(cpu_ms(judge_watched))
+            spent.setdefault("end", []).append(cpu_ms(end))
+        # The first round warms up.
+        once = {what: statistics.median(times[1:]) for what, times in spent.items()}
+        steps, judged = CONTEXT["train"] / batch_size, CONTEXT["val"] / batch_size
+        more = judged * (once["watched"] - once["plain"]) + once["end"]
+        share = more / (steps * once["step"] + judged * once["plain"])
+        table.add_row(name, *(f"{once[w]:.1f}" for w in once), f"{100 * share:.2f}", f"{100 * share / every:.2f}")
+    console.print(table)
+
+
+def cpu_ms(way: Callable[[], None]) -> float:
+    """CPU time of this process, over all its threads: whatever else the machine does then counts little."""
+    started = time.process_time()
+    way()
+    return 1000 * (time.process_time() - started)
+
+
 def main() -> None:
     """Parse the command and run the benchmark."""
     parser = argparse.ArgumentParser(description="Ratios of speed, each measured in turn within one run.")
@@ -226,9 +295,15 @@ def main() -> None:
     two.add_argument("--cold", type=int, default=5, help="cold processes to measure; the mean stands for all cells")
     three = commands.add_parser("records", help="plan and table of studies that are done, by their number of cells")
     three.add_argument("--counts", type=int, nargs="+", default=[1000, 2500, 5000], metavar="N", help="hundreds")
+    four = commands.add_parser("gates", help="what watching a focal neck's gates costs, against an epoch's time")
+    four.add_argument("--batch-size", type=int, default=64)
+    four.add_argument("--every", type=int, default=5, help="epochs from pass to pass, as callbacks.gates")
+    four.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
     if arguments.command == "studies":
         return studies(arguments.cells, arguments.cold, Console())
+    if arguments.command == "gates":
+        return gates(arguments.batch_size, arguments.every, arguments.rounds, Console())
     if arguments.command == "records":
         return records(arguments.counts, Console())
     return loader(arguments.root, arguments.size, arguments.batch_size, arguments.workers, arguments.rounds, Console())

@@ -154,6 +154,7 @@ def test_identity_is_what_changes_the_result_and_nothing_else() -> None:
     base = identity_of()
     for neutral in (
         "logger=wandb",
+        "callbacks.gates=0",
         "outputs=/elsewhere",
         "study=other",
         "rerun=true",

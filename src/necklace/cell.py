@@ -16,7 +16,7 @@ from typing import Any
 # What a run's result does not depend on, so that its identity must not either. All else counts: an option too many in the
 # identity makes a new cell, which costs time; a forgotten one would pass off one cell's result as another's.
 NEUTRAL = {
-    "": {"logger", "outputs", "study", "rerun"},
+    "": {"logger", "callbacks", "outputs", "study", "rerun"},
     # Digest and sizes stand for these.
     "data": {"source", "root", "on_corrupt", "download", "year", "size", "memory_gib", "cache"},
     "backbone": {"pretrained"},  # likewise

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Record:
         steps: Optimizer steps taken.
         train_images_left_out: Images left out of an epoch because they filled no batch, over all epochs.
         test_correct: One bit per test image in the split's order (numpy.packbits, base64), or None without a test split.
+        gates: What the focal layers' gates do on val at these weights, see `Gates.summary`; None without a focal layer.
         data: Digest and number of images of each split, class names, and files that were skipped with the reason.
         cost: For backbone, neck and head: `params`, `macs` (for one image) and `output` shape.
         neck_input: Channels, height and width of the neck's input.
@@ -62,6 +63,7 @@ class Record:
     steps: int
     train_images_left_out: int
     test_correct: str | None
+    gates: dict[str, Any] | None
     data: dict[str, Any]
     cost: dict[str, dict[str, Any]]
     neck_input: list[int]

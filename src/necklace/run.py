@@ -32,9 +32,11 @@ from necklace.cell import cell_identity, cell_label, code_digest, git_state, has
 from necklace.data.augment import Augmentation
 from necklace.data.datamodule import DataModule
 from necklace.data.sizes import Fixed, Native
+from necklace.gates import Gates
 from necklace.history import History
 from necklace.loggers import finish_wandb
 from necklace.model import Model, build_model, cost_table, measure_cost, weights_hash
+from necklace.ranks import all_gather_object
 from necklace.record import SCHEMA, Record, pack_bits, read_record, write_record, write_whole
 from necklace.tasks import Task, correctness
 
@@ -237,6 +239,7 @@ def _train(
         raise ValueError(f"data={choices['data']} does not go with this task: take {fitting}")
     terminal = console.is_terminal
     history = History(folder / "history.csv", None if terminal else console)
+    gates = Gates(plain["callbacks"]["gates"], folder / "gates.parquet", data.classes, console)
     best = ModelCheckpoint(
         folder / "checkpoints",
         filename="best",
@@ -246,7 +249,7 @@ def _train(
         enable_version_counter=False,
         save_on_train_epoch_end=True,  # not after validation: the epoch's row of the history would be missing
     )
-    callbacks: list[Callback] = [history, best, *([RichProgressBar()] if terminal else [])]
+    callbacks: list[Callback] = [gates, history, best, *([RichProgressBar()] if terminal else [])]
     # Filling every fresh tensor with NaN, which comes with deterministic algorithms, costs a quarter of the time on a CPU.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     trainer = pl.Trainer(
@@ -265,6 +268,7 @@ def _train(
     fit_seconds = sum(row["seconds"] for row in history.rows)
     checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
     task.load_state_dict(checkpoint["state_dict"])
+    gates.chosen = int(checkpoint["epoch"]), int(checkpoint["global_step"])
     trainer.loggers = []  # what follows is for the record; a logger would take it for one more epoch
     figures = dict(trainer.validate(task, data, verbose=False)[0])
     test_correct = None
@@ -289,6 +293,7 @@ def _train(
         steps=trainer.global_step,
         train_images_left_out=left_out,
         test_correct=test_correct,
+        gates=gates.summary(),
         data={
             "digest": data.digest,
             "images": {name: len(split) for name, split in data.splits.items()},
@@ -335,15 +340,6 @@ def _test_by_size(trainer: pl.Trainer, task: Task, data: DataModule) -> dict[str
 def _rank() -> int:
     """This process's rank, known before there is a trainer: Lightning reads it from the environment that its launcher sets."""
     return getattr(rank_zero_only, "rank", None) or 0
-
-
-def all_gather_object(item: Any) -> list[Any]:
-    """The item of every rank, in order of rank."""
-    if not torch.distributed.is_initialized():
-        return [item]
-    items: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(items, item)
-    return items
 
 
 @contextmanager

@@ -4,7 +4,16 @@ import sys
 
 from hydra_plugins._necklace_server import start_server
 
-if __name__ == "__main__" and not {"-h", "--help", "--plan", "--table", "--verify", "--reproduce", "--from"} & set(sys.argv):
+if __name__ == "__main__" and not {
+    "-h",
+    "--help",
+    "--plan",
+    "--table",
+    "--verify",
+    "--reproduce",
+    "--from",
+    "--wandb-sync",
+} & set(sys.argv):
     start_server()  # which imports, on another core, what this process is about to import as well
 
 import argparse
@@ -26,6 +35,7 @@ from necklace.study.compose import Composer
 from necklace.study.costs import measure_costs
 from necklace.study.execute import execute, plan_lines
 from necklace.study.figures import write_figures
+from necklace.study.mirror import mirrored, sync, write_table
 from necklace.study.plan import Plan, composed, make_plan, read_study, states
 from necklace.study.results import analyse
 from necklace.study.runs import archive_of_runs
@@ -68,6 +78,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--verify", action="store_true", help="derive everything committed from records/ and compare")
     parser.add_argument("--reproduce", type=int, metavar="K", help="train K random cells again and compare with their records")
+    parser.add_argument("--wandb-sync", action="store_true", help="upload the runs that W&B does not have yet; run nothing")
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="more configs, such as a neck of yours")
     parser.add_argument(
         "--from", dest="root", type=Path, metavar="DIR", help="a table of any runs, such as those in outputs/demo"
@@ -107,6 +118,11 @@ def study(arguments: argparse.Namespace, console: Console) -> int:
             console.print(line)
         if arguments.plan:
             return 0
+        if arguments.wandb_sync:
+            lines, complete = sync(plan, found)
+            for line in lines:
+                console.print(line)
+            return 0 if complete else 1
         _check_replaced(plan, earlier, bool(own or arguments.seeds), folder, console)
         if not arguments.table:
             execute(plan, for_hydra, HERE / "train.py", arguments.retry_failed, arguments.rerun_stale, console)
@@ -116,7 +132,12 @@ def study(arguments: argparse.Namespace, console: Console) -> int:
         archive = archive_of(plan, found, earlier, arguments.allow, added, {})
         analyse(archive)  # what is not fair need not be measured
         archive = replace(archive, costs=_costs(plan, archive, folder, not arguments.table))
-    return _write(archive, folder, console)
+        in_wandb = None if arguments.table else mirrored(plan)
+    code, table = _write(archive, folder, console)
+    line = write_table(table, plan, in_wandb[0]) if in_wandb else None
+    if line:
+        console.print(line)
+    return code
 
 
 def _check_replaced(plan: Plan, earlier: Sequence[ArchivedCell], asked: bool, folder: Path, console: Console) -> None:
@@ -154,12 +175,12 @@ def _costs(plan: Plan, archive: Archive, folder: Path, measure: bool) -> dict[st
     return costs
 
 
-def _write(archive: Archive, folder: Path, console: Console) -> int:
+def _write(archive: Archive, folder: Path, console: Console) -> tuple[int, Layout]:
     table = write_study(archive, folder)
     _print(table, archive.name)
     lost = [cell for cell in archive.cells if cell.record is None]
     console.print(f"{folder}: runs.csv, table.md, table.tex, figures/, records/, report.html")
-    return 1 if lost else 0
+    return 1 if lost else 0, table
 
 
 def _print(table: Layout, title: str) -> None:

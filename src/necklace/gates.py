@@ -224,7 +224,7 @@ class Gates(Callback):
             write_whole(self.path, content.getvalue())
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
-                    logger.log_metrics(_for_wandb(layers, new, epoch), step=step)
+                    logger.log_metrics(_for_wandb(layers, new, epoch), step=step - 1)  # counted from 0
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the model untouched; where gates were not finite, the traceback should say so."""

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 from rich.console import Console
 
+from necklace.loggers import Mirror
 from necklace.record import write_whole
 
 
@@ -27,16 +28,25 @@ class History(Checkpoint):
     def __init__(self, path: Path, console: Console | None) -> None:
         self.path, self.console = path, console
         self.rows: list[dict[str, Any]] = []
+        self.extras: list[dict[str, float]] = []  # for each row, what a W&B run was given beside it
         self.resumed = 0
         self._started = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""
-        return {"rows": self.rows, "resumed": self.resumed}
+        return {"rows": self.rows, "extras": self.extras, "resumed": self.resumed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the rows of a checkpoint."""
-        self.rows, self.resumed = list(state_dict["rows"]), state_dict["resumed"] + 1
+        self.rows, self.extras = list(state_dict["rows"]), list(state_dict["extras"])
+        self.resumed = state_dict["resumed"] + 1
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give loggers, which start anew in a resumed run, the rows so far: they show one history without a step back."""
+        for row, extra in zip(self.rows, self.extras, strict=True):
+            metrics = extra | {name: value for name, value in row.items() if name not in ("step", "seconds")}
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, step=row["step"] - 1)  # Lightning counts a logger's steps from 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the epoch's clock."""
@@ -46,7 +56,10 @@ class History(Checkpoint):
         """Add the epoch's row; Lightning saves checkpoints after this."""
         metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
         seconds = time.perf_counter() - self._started
-        self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics, "seconds": seconds})
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics, "seconds": seconds}
+        self.rows.append(row)
+        mirrored = [logger.scalars.pop(row["epoch"], {}) for logger in trainer.loggers if isinstance(logger, Mirror)]
+        self.extras.append({name: value for given in mirrored for name, value in given.items() if name not in row})
         if not trainer.is_global_zero:
             return
         table = io.StringIO()

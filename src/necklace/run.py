@@ -100,7 +100,7 @@ def run(config: DictConfig, choices: dict[str, str], overrides: list[str], alone
         folder = root / f"{cell_label(choices, overrides, plain['seed'])}_{cell_hash}"
     # Lightning starts the other ranks of a group as this same command; the first holds the cell and has made room by then.
     if _rank():
-        return _run(config, plain, data, folder, identity, choices, console, started)
+        return _run(config, plain, data, folder, identity, choices, overrides, console, started)
     root.mkdir(parents=True, exist_ok=True)
     with _held(root, cell_hash, folder, alone, console):
         record = read_record(folder / "record.json") if (folder / "record.json").exists() else None
@@ -114,7 +114,7 @@ def run(config: DictConfig, choices: dict[str, str], overrides: list[str], alone
         if not alone and plain["rerun"] != "failed" and (folder / "FAILED").exists():
             raise CellFailed(f"{folder}: has failed; rerun=failed tries again")
         _make_room(folder, plain, console)
-        return _run(config, plain, data, folder, identity, choices, console, started)
+        return _run(config, plain, data, folder, identity, choices, overrides, console, started)
 
 
 @contextmanager
@@ -179,22 +179,22 @@ def _run(
     folder: Path,
     identity: dict[str, Any],
     choices: dict[str, str],
+    overrides: list[str],
     console: Console,
     started: float,
 ) -> Record:
     """Train, and leave FAILED behind where that raises."""
     console.print(f"[bold]{folder}[/]")
-    figures: dict[str, float] = {}
-    failed = True
+    finished: Record | None = None
     try:
         with _quiet_lightning():
-            record = _train(config, plain, data, folder, identity, choices, console, started)
-        figures, failed = record.figures, False
+            record = _train(config, plain, data, folder, identity, choices, overrides, console, started)
+        finished = record
     except Exception as error:
         write_whole(folder / "FAILED", traceback.format_exc())
         raise RunFailed(f"{error}\nFAILED; the traceback is in {folder}/FAILED") from error
     finally:
-        line = finish_wandb(figures, failed)
+        line = finish_wandb(finished, folder / "checkpoints" / "best.ckpt" if (plain["logger"] or {}).get("artifact") else None)
         if line:
             console.print(line)
     return record
@@ -207,6 +207,7 @@ def _train(
     folder: Path,
     identity: dict[str, Any],
     choices: dict[str, str],
+    overrides: list[str],
     console: Console,
     started: float,
 ) -> Record:
@@ -225,7 +226,8 @@ def _train(
     console.print(cost_table(costs, data.size))
     logger = False
     if config.logger and _rank() == 0:
-        logger = instantiate(config.logger, _partial_=True)(folder=folder, cell=folder.name, config=plain)
+        about = {"folder": folder, "config": plain, "choices": choices, "overrides": overrides}
+        logger = instantiate(config.logger, _partial_=True)(**about) or False
     task = instantiate(
         config.task,
         model=model,
@@ -344,12 +346,13 @@ def _rank() -> int:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's advertisements off the user's screen, and two warnings about what is meant to be as it is."""
+    """Keep Lightning's advertisements off the user's screen, and three warnings about what is meant to be as it is."""
     logger = logging.getLogger("pytorch_lightning")
     level = logger.level
     logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # Lightning's own call
+        warnings.filterwarnings("ignore", message=r"The number of training batches .* logging interval")  # epochs are logged
         warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # a resumed run's
         try:
             yield

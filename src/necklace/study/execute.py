@@ -25,6 +25,7 @@ from rich.text import Text
 from necklace.record import Record, write_whole
 from necklace.run import CellBusy, run_composed
 from necklace.study.archive import read_curve
+from necklace.study.mirror import wandb_overrides
 from necklace.study.plan import CellState, Plan, PlannedCell, state, states
 
 POLL_SECONDS = 0.5
@@ -51,6 +52,7 @@ def execute(
     wanted = {"missing"} | ({"failed"} if retry_failed else set()) | ({"stale"} if rerun_stale else set())
     launched: set[str] = set()
     waiting = False
+    for_wandb: dict[str, list[str]] | None = None
     while True:
         found = states(plan)
         open_cells = [(c, s) for c, s in zip(plan.cells, found, strict=True) if c.cell_hash not in launched]
@@ -63,8 +65,14 @@ def execute(
                 waiting = True
             time.sleep(POLL_SECONDS)
             continue
+        if for_wandb is None:
+            for_wandb = wandb_overrides(plan, console)
         again = {"stale": ["rerun=stale"], "failed": ["rerun=failed"], "missing": []}
-        jobs = [[*cell.overrides, *again[at.state]] for cell, at in open_cells if at.state in wanted]
+        jobs = [
+            [*cell.overrides, *for_wandb.get(cell.cell_hash, []), *again[at.state]]
+            for cell, at in open_cells
+            if at.state in wanted
+        ]
         with _overview(plan, found, todo, console):
             returns = _launcher(plan, hydra_overrides, script).launch(jobs, initial_job_idx=0)
         for cell, returned in zip(todo, returns, strict=True):

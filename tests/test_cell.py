@@ -36,8 +36,13 @@ def test_a_users_own_file_counts_and_its_comments_do_not(tmp_path: Path) -> None
     assert digest_in_a_fresh_process(tmp_path) != first
 
 
-def test_the_package_counts_without_what_only_reads_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, text in {"run.py": "a = 1\n", "necks/spp.py": "b = 2\n", "study/table.py": "c = 3\n"}.items():
+def test_the_package_counts_without_what_only_looks_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {
+        "run.py": "a = 1\n",
+        "necks/spp.py": "b = 2\n",
+        "study/table.py": "c = 3\n",
+        "loggers.py": "d = 4\n",
+    }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(necklace.cell, "__file__", str(tmp_path / "cell.py"))
@@ -50,6 +55,7 @@ def test_the_package_counts_without_what_only_reads_records(tmp_path: Path, monk
     try:
         first = digest()
         (tmp_path / "study" / "table.py").write_text("c = 4\n")
+        (tmp_path / "loggers.py").write_text("d = 5\n")
         assert digest() == first
         (tmp_path / "necks" / "spp.py").write_text("b = 3\n")
         assert digest() != first

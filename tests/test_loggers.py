@@ -189,6 +189,27 @@ def test_the_best_checkpoint_is_an_artifact_where_it_is_asked_for(train_cell: Tr
     assert int(content["size"]) == (folder / "checkpoints" / "best.ckpt").stat().st_size
 
 
+def test_pictures_and_gates_are_shown_with_the_run(train_cell: Train) -> None:
+    record, folder = train_cell("neck=focal", "epochs=2", "callbacks.pictures=true", "callbacks.gates=1", *OFFLINE)
+    (file,) = run_files(folder)
+    found = read(file)
+    for name in ("confusion", "gates", "receptive_field"):
+        media = {
+            key.rpartition(".")[2]: value for key, value in found["summary"].items() if key.startswith(f"pictures/{name}.")
+        }
+        assert media["_type"] == "image-file"
+        assert (file.parent / "files" / media["path"]).read_bytes() == (folder / "pictures" / f"{name}.png").read_bytes()
+    epochs = [row["epoch"] for row in found["rows"]]
+    assert epochs == sorted(epochs)
+    assert record.gates is not None
+    for context, figures in record.gates["layers"]["neck"].items():
+        logged = [row for row in found["rows"] if f"gates/neck/{context}/mass" in row]
+        assert len(logged) == 2
+        assert {row[f"gates/neck/{context}/gate._type"] for row in logged} == {"histogram"}
+        assert found["summary"][f"gates/neck/{context}/mass"] == pytest.approx(figures["mass"])
+    assert found["summary"]["gates/table._type"] == "table-file"
+
+
 def test_a_wandb_that_breaks_down_does_not_stop_the_run(
     train_cell: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,7 +261,7 @@ def test_an_online_run_that_was_not_taken_whole_is_marked_for_the_sync(
     file.write_bytes(bytes(100))
     with monkeypatch.context() as context:
         context.setattr(wandb, "run", Online())
-        line = finish_wandb(None, None)
+        line = finish_wandb(None, None, tmp_path)
     assert "https://there/run" in (line or "")
     assert ("wandb sync --include-online" in (line or "")) is not in_time
     assert unsynced(tmp_path) == (None if in_time else file)

@@ -1,4 +1,5 @@
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -304,3 +305,19 @@ def test_strategies_that_lose_the_record_are_refused(train_cell: Train) -> None:
 def test_a_task_that_does_not_fit_the_labels_is_named(train_cell: Train) -> None:
     with pytest.raises(RunFailed, match="data=glyphs does not go with this task: take task=classification"):
         train_cell("task=multilabel")
+
+
+def test_a_disk_without_room_is_named_before_training(
+    train_cell: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type(shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**30, 2**30 - 2**20, 2**20))
+    with pytest.raises(RunFailed, match=r"1\.0 MiB are free, the checkpoints of this run need 1\.\d MiB"):
+        train_cell("epochs=1")
+    assert not list(tmp_path.rglob("history.csv"))
+
+
+def test_outputs_that_cannot_be_written_are_named_before_training(train_cell: Train, tmp_path: Path) -> None:
+    (tmp_path / "here").write_text("a file in the way, as root may write everywhere")
+    with pytest.raises(OSError, match=r"outputs=.*here: cannot write to .*here/runs"):
+        train_cell("epochs=1", outputs=tmp_path / "here")

@@ -14,8 +14,9 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from scipy import stats
 
+from necklace.canvas import LABEL, LEGEND, fitted_lines, text_width
 from necklace.record import Record
-from necklace.study.figures import LABEL, LEGEND, MOST_ROWS, _lines, _width, draw, figure_data, render, write_figures
+from necklace.study.figures import MOST_ROWS, draw, figure_data, render, write_figures
 from necklace.study.results import Results, Row, RowCost, Run
 from necklace.study.stats import Difference, Interval, Summary
 
@@ -200,9 +201,9 @@ def test_the_front_is_that_of_its_definition(points: list[tuple[int, int]]) -> N
 
 @given(name=st.text(max_size=400), width=st.sampled_from([60, LABEL, LEGEND]), most=st.integers(1, 3))
 def test_a_name_fits_whatever_it_is(name: str, width: float, most: int) -> None:
-    lines = _lines(name, width, most)
+    lines = fitted_lines(name, width, most)
     assert len(lines) <= most
-    assert all(_width(line) <= width for line in lines)
+    assert all(text_width(line) <= width for line in lines)
     whole, shown = "".join(name.split()), "".join(lines).replace(" ", "")
     if "…" in shown and "…" not in name:
         start, _, end = shown.partition("…")

@@ -13,6 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+# Code that no run trains with: it reads runs, or shows them elsewhere.
+ONLOOKERS = {"study", "canvas.py", "drawings.py", "erf.py", "loggers.py", "pictures.py"}
+
 # What a run's result does not depend on, so that its identity must not either. All else counts: an option too many in the
 # identity makes a new cell, which costs time; a forgotten one would pass off one cell's result as another's.
 NEUTRAL = {
@@ -69,7 +72,7 @@ def cell_label(choices: dict[str, str], overrides: list[str], seed: int) -> str:
 def code_digest(plain: dict[str, Any]) -> str:
     """A sha256 over the code that a run trains with: a record of another digest is stale.
 
-    It covers this package without `study/`, which only reads records, and the files of the config's own classes, such as a
+    It covers this package without `ONLOOKERS`, and the files of the config's own classes, such as a
     neck of the user's; installed packages count by their versions. Comments, docstrings and layout do not count.
 
     Args:
@@ -115,7 +118,7 @@ def _own_file(module: str) -> Path | None:
 def _package_digest() -> str:
     """The code of this package, once a process: what is loaded is what was there when it started."""
     package = Path(__file__).resolve().parent
-    paths = sorted(path for path in package.rglob("*.py") if path.relative_to(package).parts[0] != "study")
+    paths = sorted(path for path in package.rglob("*.py") if path.relative_to(package).parts[0] not in ONLOOKERS)
     return hashlib.sha256("".join(f"{path.relative_to(package)} {_file_code(path)}\n" for path in paths).encode()).hexdigest()
 
 

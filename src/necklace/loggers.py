@@ -177,12 +177,13 @@ def open_run(folder: Path, run_id: str, mode: str, finish_s: float, **about: Any
     return None
 
 
-def finish_wandb(record: Record | None, checkpoint: Path | None) -> str | None:
+def finish_wandb(record: Record | None, checkpoint: Path | None, pictures: Path) -> str | None:
     """Close the active W&B run, so that the next run of this process cannot merge into it; never raises.
 
     Args:
         record: What the run left behind, for its summary; None marks it as failed.
         checkpoint: A file to keep with the run as an artifact, or None.
+        pictures: A folder, the PNG files of which are shown with the run, if there are any.
 
     Returns:
         One line that says where the run is and how to upload it, or None if no run was active.
@@ -195,6 +196,9 @@ def finish_wandb(record: Record | None, checkpoint: Path | None) -> str | None:
     try:
         if record:
             run.summary.update(run_summary(record))
+        shown_pictures = {f"pictures/{file.stem}": wandb.Image(str(file)) for file in sorted(pictures.glob("*.png"))}
+        if record and shown_pictures:
+            run.log({"epoch": record.epochs - 1, **shown_pictures})
         if record and checkpoint:
             artifact = wandb.Artifact(f"best-{run.id}", "model", metadata={"best_epoch": record.best_epoch, **record.figures})
             artifact.add_file(str(checkpoint), policy="immutable")  # which spares a copy of it in the user's cache

@@ -101,7 +101,7 @@ def run(config: DictConfig, choices: dict[str, str], overrides: list[str], alone
     # Lightning starts the other ranks of a group as this same command; the first holds the cell and has made room by then.
     if _rank():
         return _run(config, plain, data, folder, identity, choices, overrides, console, started)
-    root.mkdir(parents=True, exist_ok=True)
+    _make_root(root)
     with _held(root, cell_hash, folder, alone, console):
         record = read_record(folder / "record.json") if (folder / "record.json").exists() else None
         stale = "" if record is None or record.code == code_digest(plain) else " STALE: the code has changed since."
@@ -115,6 +115,21 @@ def run(config: DictConfig, choices: dict[str, str], overrides: list[str], alone
             raise CellFailed(f"{folder}: has failed; rerun=failed tries again")
         _make_room(folder, plain, console)
         return _run(config, plain, data, folder, identity, choices, overrides, console, started)
+
+
+def _make_root(root: Path) -> None:
+    """Make the study's folder, and find out now whether it can be written, not after an hour of training.
+
+    Raises:
+        OSError: It cannot.
+    """
+    probe = root / f".write.{os.getpid()}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"\0" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"outputs={root.parent}: cannot write to {root} ({error.strerror or error})") from error
 
 
 @contextmanager
@@ -190,11 +205,14 @@ def _run(
         with _quiet_lightning():
             record = _train(config, plain, data, folder, identity, choices, overrides, console, started)
         finished = record
+        if plain["callbacks"]["pictures"] and _rank() == 0:
+            _draw(folder, console)
     except Exception as error:
         write_whole(folder / "FAILED", traceback.format_exc())
         raise RunFailed(f"{error}\nFAILED; the traceback is in {folder}/FAILED") from error
     finally:
-        line = finish_wandb(finished, folder / "checkpoints" / "best.ckpt" if (plain["logger"] or {}).get("artifact") else None)
+        artifact = (plain["logger"] or {}).get("artifact")
+        line = finish_wandb(finished, folder / "checkpoints" / "best.ckpt" if artifact else None, folder / "pictures")
         if line:
             console.print(line)
     return record
@@ -211,16 +229,10 @@ def _train(
     console: Console,
     started: float,
 ) -> Record:
-    model = build_model(
-        lambda: instantiate(config.backbone),
-        lambda **sizes: instantiate(config.neck, **sizes),
-        lambda **sizes: instantiate(config.head, **sizes),
-        len(data.classes),
-        data.size if isinstance(data.sizes, Fixed) else None,
-        plain["seed"],
-    )
+    model = model_of(config, data)
     check_gap(data, model)
     check_stride(data, model)
+    check_room(folder, model)
     initial_hash = weights_hash(model)
     costs = measure_cost(model, data.size)
     console.print(cost_table(costs, data.size))
@@ -328,6 +340,18 @@ def _train(
     return record
 
 
+def _draw(folder: Path, console: Console) -> None:
+    """Draw the pictures of the finished cell; where that fails, its record stands nevertheless."""
+    try:
+        from necklace.pictures import draw_cell  # here, as few runs ask for it, and matplotlib takes its time
+
+        lines = draw_cell(folder)
+    except Exception as error:
+        lines = [f"pictures: {error}; the run itself is finished, and python inspect_run.py {folder} tries again"]
+    for line in lines:
+        console.print(line, markup=False)
+
+
 def _test_by_size(trainer: pl.Trainer, task: Task, data: DataModule) -> dict[str, float]:
     """The test metrics with every image brought to one size, for each of the sizes asked for: `test/acc@24`."""
     figures = {}
@@ -358,6 +382,18 @@ def _quiet_lightning() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
+
+
+def model_of(config: DictConfig, data: DataModule) -> Model:
+    """The model of a resolved config before its first step."""
+    return build_model(
+        lambda: instantiate(config.backbone),
+        lambda **sizes: instantiate(config.neck, **sizes),
+        lambda **sizes: instantiate(config.head, **sizes),
+        len(data.classes),
+        data.size if isinstance(data.sizes, Fixed) else None,
+        config.seed,
+    )
 
 
 def datamodule_of(plain: dict[str, Any]) -> DataModule:
@@ -406,6 +442,18 @@ def check_gap(data: DataModule, model: Model) -> None:
             f"data.source.min_gap={min_gap}{resized}: must be larger than the backbone's receptive field "
             f"({'the whole image' if seen is None else f'{seen} pixels'}), or the backbone alone can solve the task"
         )
+
+
+def check_room(folder: Path, model: Model) -> None:
+    """Find out before training whether the disk holds two checkpoints, each with weights and two moments of the optimizer.
+
+    Raises:
+        OSError: It does not.
+    """
+    checkpoint = 3 * sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    needed, free = 2 * checkpoint + 2**20, shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"{folder}: {free / 2**20:.1f} MiB are free, the checkpoints of this run need {needed / 2**20:.1f} MiB")
 
 
 def device_name(device: torch.device) -> str:

@@ -4,41 +4,37 @@ The data lies beside the picture, so that whoever doubts a figure can derive it 
 data gives the same bytes.
 """
 
-import io
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.ft2font import FT2Font
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from necklace.canvas import (
+    COLOURS,
+    FONT_SIZE,
+    GREY,
+    LABEL,
+    LEGEND,
+    MARKERS,
+    STYLES,
+    WIDTH,
+    fitted_lines,
+    plain_style,
+    saved,
+    text_width,
+)
 from necklace.record import write_whole
 from necklace.study.results import Results, Row
 
-# Okabe and Ito's palette, told apart with every kind of colour vision; without its yellow, which a thin line on white loses.
-COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")
-STYLES = ("-", "--", "-.", ":")
-MARKERS = "osD^vPX<>ph*"
-GREY = "#767676"
-
-# Narrow, so that the text is still read where a phone shrinks the figure to its width.
-WIDTH = 4.6
-FONT_SIZE = 9
-# Points that a text may take: a row's name beside a plot, or in a legend beside its sign.
-LABEL = 105
-LEGEND = 72 * WIDTH - 48
 # No picture tells more rows apart; their data is complete, and the picture says how many it leaves out.
 MOST_ROWS = 40
 
@@ -93,7 +89,7 @@ def draw(name: str, data: Data) -> Figure:
     """
     if name not in _DRAW:
         raise ValueError(f"no figure is called {name}; there are {', '.join(_DRAW)}")
-    with _style(name):
+    with plain_style(name):
         return _DRAW[name](data)
 
 
@@ -105,12 +101,7 @@ def render(name: str, data: Data, kind: str) -> bytes:
         data: As for `draw`.
         kind: `png` or `svg`.
     """
-    # Dates and versions would differ between two files of the same data.
-    unsaid = {"png": ["Software"], "svg": ["Date", "Creator", "Format", "Type"]}[kind]
-    figure, file = draw(name, data), io.BytesIO()
-    with _style(name):
-        figure.savefig(file, format=kind, dpi=200, metadata=dict.fromkeys(unsaid))
-    return file.getvalue()
+    return saved(draw(name, data), name, kind)
 
 
 def write_figures(results: Results, folder: Path) -> None:
@@ -222,7 +213,7 @@ def _rounded(value: float) -> float:
 
 def _draw_differences(data: Data) -> Figure:
     rows = data["rows"][:MOST_ROWS]
-    labels = [_lines(row["name"], LABEL, 3) + ([_count(row)] if _count(row) else []) for row in rows]
+    labels = [fitted_lines(row["name"], LABEL, 3) + ([_count(row)] if _count(row) else []) for row in rows]
     # A row is as high as its label; heights and places are in inches.
     heights = [0.18 + 0.14 * max(2, len(lines)) for lines in labels]
     places = [sum(heights[:number]) + height / 2 for number, height in enumerate(heights)]
@@ -255,7 +246,7 @@ def _draw_differences(data: Data) -> Figure:
         ),
     ]
     if data["noise"] is not None:
-        entries.append((Patch(color="#DDDDDD"), _lines(f"± sd between seeds of {data['baseline']}", LEGEND, 2)))
+        entries.append((Patch(color="#DDDDDD"), fitted_lines(f"± sd between seeds of {data['baseline']}", LEGEND, 2)))
     _add_legend(figure, entries, len(data["rows"]))
     return figure
 
@@ -273,7 +264,7 @@ def _draw_points(data: Data, across: str, formatter: Formatter) -> Figure:
     rows = data["rows"][:MOST_ROWS]
     figure, axes = _figure(3.4 + 0.16 * (len(rows) + 1))
     for number, row in enumerate(rows):
-        label = _lines(row["name"] + (f" ({_why(row)})" if _why(row) else ""), LEGEND, 2)
+        label = fitted_lines(row["name"] + (f" ({_why(row)})" if _why(row) else ""), LEGEND, 2)
         if row["mean"] is None:
             entries.append((Line2D([], [], linestyle=""), label))
             continue
@@ -334,7 +325,7 @@ def _draw_bands(data: Data, across: str, label: str, marker: bool) -> tuple[Figu
             "marker": MARKERS[number % len(MARKERS)] if marker else "",
             "markersize": 4,
         }
-        name = _lines(row["name"] + (f" ({_why(row)})" if _why(row) else ""), LEGEND, 2)
+        name = fitted_lines(row["name"] + (f" ({_why(row)})" if _why(row) else ""), LEGEND, 2)
         if row["mean"]:
             axes.plot(row[across], row["mean"], zorder=3, **look)
             axes.fill_between(row[across], row["low"], row["high"], color=look["color"], alpha=0.13, linewidth=0)
@@ -355,15 +346,6 @@ _DRAW: dict[str, Callable[[Data], Figure]] = {
     "curves": _draw_curves,
     "sizes": _draw_sizes,
 }
-
-
-@contextmanager
-def _style(name: str) -> Iterator[None]:
-    """Matplotlib's own defaults and these few: a user's configuration must not change a committed picture."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams |= {"font.size": FONT_SIZE, "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": name}
-        yield
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
@@ -393,7 +375,7 @@ def _add_legend(figure: Figure, entries: list[tuple[Artist, list[str]]], rows: i
     """Put the legend below the axes: beside them it would leave no room for either on a phone."""
     if rows > MOST_ROWS:
         entries = [*entries, (Line2D([], [], linestyle=""), [f"{MOST_ROWS} of {rows} rows are drawn"])]
-    narrow = all(len(lines) == 1 and _width(lines[0]) < LEGEND / 2 - 24 for _, lines in entries)
+    narrow = all(len(lines) == 1 and text_width(lines[0]) < LEGEND / 2 - 24 for _, lines in entries)
     columns = 2 if narrow and len(entries) > 4 else 1
     # Texts come afterwards: as a label, a name that starts with an underscore would be left out.
     signs = [sign for sign, _ in entries]
@@ -403,50 +385,3 @@ def _add_legend(figure: Figure, entries: list[tuple[Artist, list[str]]], rows: i
         text.set_text("\n".join(lines))
     extra = sum(len(lines) for _, lines in entries) - len(entries)
     figure.set_figheight(figure.get_figheight() + 0.15 * extra)
-
-
-def _lines(text: str, width: float, most: int) -> list[str]:
-    """Break a name into at most `most` lines of at most `width` points; what is too long loses its middle."""
-    known = _characters()
-    whole = "".join(character if ord(character) in known else "□" for character in " ".join(text.split()))
-    lines, kept = _wrapped(whole, width), len(whole)
-    while len(lines) > most:
-        kept -= 1
-        lines = _wrapped(f"{whole[: kept - kept // 2]}…{whole[len(whole) - kept // 2 :]}", width)
-    return lines
-
-
-def _wrapped(text: str, width: float) -> list[str]:
-    lines, line = [], ""
-    for word in text.split(" "):
-        if line and _width(f"{line} {word}") > width:
-            lines.append(line)
-            line = ""
-        line = f"{line} {word}" if line else word
-        while _width(line) > width:
-            fits = max(1, next(end for end in range(len(line)) if _width(line[: end + 1]) > width))
-            lines.append(line[:fits])
-            line = line[fits:]
-    return [*lines, line]
-
-
-def _width(text: str) -> float:
-    return sum(_advance(character) for character in text)
-
-
-@lru_cache(maxsize=4096)
-def _advance(character: str) -> float:
-    """Points from the start of a character to the start of the next."""
-    font = _font()
-    font.set_size(FONT_SIZE, 72)
-    return font.load_char(ord(character)).linearHoriAdvance / 2**16
-
-
-@lru_cache(maxsize=1)
-def _characters() -> frozenset[int]:
-    """Code points that the font can draw."""
-    return frozenset(_font().get_charmap())
-
-
-def _font() -> FT2Font:
-    return get_font(findfont(FontProperties(family="DejaVu Sans")))  # matplotlib's own, the same everywhere

@@ -1,14 +1,16 @@
 # The cells made here have what may be missing elsewhere.
 # pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalOperand=false
 # pyright: reportArgumentType=false, reportOperatorIssue=false
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from necklace.study.archive import read_archive, read_costs, write_archive
+from necklace.study.archive import read_archive, read_costs, read_pictures, read_thumbnails, write_archive
 from necklace.study.runs import archive_of_runs
 from tests.conftest import synthetic_record, write_synthetic
 from tests.test_study_results import ROWS, SEEDS, archive
@@ -30,6 +32,31 @@ def test_records_of_cells_that_are_no_longer_asked_for_go(tmp_path: Path) -> Non
     write_archive(made, tmp_path)
     write_archive(replace(made, rows=made.rows[:2], cells=made.cells[:6], same=None), tmp_path)
     assert len(list((tmp_path / "records").glob("*_s*.json"))) == 6
+
+
+def test_pictures_of_a_rows_first_cell_are_kept_small(tmp_path: Path) -> None:
+    folder = tmp_path / "cell"
+    (folder / "pictures").mkdir(parents=True)
+    assert read_pictures(folder) == read_thumbnails(folder) == {}
+    numbers = {"receptive_field": {"mass": 0.95}, "contributions": {}, "confusion": {"counts": [[1]]}}
+    (folder / "pictures" / "pictures.json").write_text(json.dumps(numbers))
+    noise = np.random.default_rng(0).integers(0, 256, (600, 920, 3), np.uint8)
+    for name in ("sizes", "gates_1", "gates_0", "receptive_field"):
+        Image.fromarray(noise).save(folder / "pictures" / f"{name}.png")
+    small = read_thumbnails(folder)
+    assert list(small) == ["receptive_field", "gates_0", "gates_1"]
+    for content in small.values():
+        with Image.open(io.BytesIO(content)) as image:
+            assert image.size == (440, 287)
+    pictures = read_pictures(folder)
+    assert pictures.keys() == {"receptive_field", "contributions"}
+    cells = [replace(cell, pictures=pictures, thumbnails=small if cell.seed == 0 else {}) for cell in archive().cells]
+    made = replace(archive(), cells=tuple(cells))
+    write_archive(made, tmp_path)
+    assert read_archive(tmp_path) == made
+    assert list(read_archive(tmp_path).cells[0].thumbnails) == list(small)
+    write_archive(archive(), tmp_path)
+    assert not list((tmp_path / "records").glob("*.png"))
 
 
 def test_an_unchanged_record_is_not_written_again(tmp_path: Path) -> None:

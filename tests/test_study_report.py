@@ -18,6 +18,7 @@ from necklace.study.report import write_report
 from necklace.study.results import Results
 from necklace.study.table import Layout
 from tests.test_study_figures import example, results, row
+from tests.test_study_reach import illustrated
 
 # Names that a study's author may well choose, and some that a page must survive.
 ODD = (
@@ -73,7 +74,7 @@ class Elements(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag != "meta":
+        if tag not in ("meta", "img"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -112,6 +113,20 @@ def test_a_study_of_which_nothing_has_finished_has_a_report(tmp_path: Path) -> N
     done = page_of(results(row("none", [0.5, 0.6])), tmp_path / "report.html")
     assert "None: every run finished." in done
     assert done.count("<svg") == 2
+
+
+def test_pictures_stand_in_the_page(tmp_path: Path) -> None:
+    found = illustrated()
+    page = page_of(found, tmp_path / "report.html")
+    elements = Elements(page)
+    assert elements.open == []
+    images = [attributes for tag, attributes in elements.tags if tag == "img"]
+    shown = [(run.row, content) for row in found.rows for run in row.runs for content in run.thumbnails.values()]
+    assert len(images) == len(shown) == 6
+    for image, (name, content) in zip(images, shown, strict=True):
+        assert (image["alt"] or "").startswith(f"{name}: ")
+        assert base64.b64decode((image["src"] or "").removeprefix("data:image/png;base64,")) == content
+    assert [tag for tag, _ in elements.tags].count("svg") == 7
 
 
 def test_equal_results_give_equal_bytes(tmp_path: Path) -> None:
@@ -251,7 +266,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("make", [example, odd])
+@pytest.mark.parametrize("make", [example, odd, illustrated])
 def test_a_browser_shows_it_without_sideways_scrolling(browser: Browser, tmp_path: Path, make: Any, width: int) -> None:
     path = tmp_path / "report.html"
     page_of(make(), path)
@@ -259,7 +274,8 @@ def test_a_browser_shows_it_without_sideways_scrolling(browser: Browser, tmp_pat
     assert browser.faults() == []
     assert browser.value("innerWidth") == width
     assert browser.value("document.documentElement.scrollWidth") <= width
-    assert browser.value("document.querySelectorAll('svg').length") == 5
+    assert browser.value("document.querySelectorAll('svg').length") == (7 if make is illustrated else 5)
+    assert browser.value("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     # All that sticks out of the window lies in a container of its own that scrolls.
     outside = f"e.getBoundingClientRect().right > {width} && !e.closest('.scroll')"
     assert browser.value(f"[...document.querySelectorAll('main *')].filter(e => {outside}).map(e => e.outerHTML)") == []

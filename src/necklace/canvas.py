@@ -6,9 +6,12 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 import matplotlib
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ft2font import FT2Font
+from matplotlib.lines import Line2D
 
 # Okabe and Ito's palette, told apart with every kind of colour vision; without its yellow, which a thin line on white loses.
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")
@@ -22,6 +25,8 @@ FONT_SIZE = 9
 # Points that a text may take: a row's name beside a plot, or in a legend beside its sign.
 LABEL = 105
 LEGEND = 72 * WIDTH - 48
+# No picture tells more rows apart; their data is complete, and the picture says how many it leaves out.
+MOST_ROWS = 40
 
 
 @contextmanager
@@ -47,6 +52,35 @@ def saved(figure: Figure, name: str, kind: str) -> bytes:
     with plain_style(name):
         figure.savefig(file, format=kind, dpi=200, metadata=dict.fromkeys(unsaid))
     return file.getvalue()
+
+
+def plain_axes(height: float) -> tuple[Figure, Axes]:
+    """A figure of the common width, so many inches high, with one pair of axes."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def set_title(axes: Axes, text: str) -> None:
+    """Say what the vertical axis shows, above it: beside it, it would take room and be read with the head tilted."""
+    axes.set_title(text, loc="left", fontsize=FONT_SIZE, parse_math=False)
+
+
+def add_legend(figure: Figure, entries: list[tuple[Artist, list[str]]], rows: int) -> None:
+    """Put the legend below the axes: beside them it would leave no room for either on a phone."""
+    if rows > MOST_ROWS:
+        entries = [*entries, (Line2D([], [], linestyle=""), [f"{MOST_ROWS} of {rows} rows are drawn"])]
+    narrow = all(len(lines) == 1 and text_width(lines[0]) < LEGEND / 2 - 24 for _, lines in entries)
+    columns = 2 if narrow and len(entries) > 4 else 1
+    # Texts come afterwards: as a label, a name that starts with an underscore would be left out.
+    signs = [sign for sign, _ in entries]
+    legend = figure.legend(signs, [str(i) for i in range(len(signs))], loc="outside lower left", ncols=columns)
+    for text, (_, lines) in zip(legend.get_texts(), entries, strict=True):
+        text.set_parse_math(False)
+        text.set_text("\n".join(lines))
+    extra = sum(len(lines) for _, lines in entries) - len(entries)
+    figure.set_figheight(figure.get_figheight() + 0.15 * extra)
 
 
 def fitted_lines(text: str, width: float, most: int) -> list[str]:

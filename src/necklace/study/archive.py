@@ -1,21 +1,31 @@
 """What a study keeps in version control: records/, from which every number and figure of it can be derived again.
 
-`records/CELL.json` is a cell's record with its learning curve; `records/study.json` says which cells there are, whether they
+`records/CELL.json` is a cell's record with its learning curve and the numbers of its pictures; `records/CELL.NAME.png` are
+thumbnails of the pictures of each row's first cell; `records/study.json` says which cells there are, whether they
 finished, and how they are to be read; `records/costs.json` holds the speeds that were measured at the end.
 """
 
 import csv
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from necklace.record import Record, parse_record
 from necklace.study.plan import CellState, Plan
 
-LAYOUT = 1
+LAYOUT = 2
+
+# Pictures of a cell that a report shows small, and how small: pixels across, colours.
+SHOWN = ("receptive_field", "gates*", "confusion")
+THUMBNAIL = 440, 48
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,8 @@ class ArchivedCell:
         failure: The last line of its traceback, if it failed.
         record: Of a done or stale cell.
         curve: Column of the learning curve to its values by epoch, None where an epoch has no value.
+        pictures: `receptive_field` and `contributions` as in its pictures.json; empty if it was not asked for pictures.
+        thumbnails: Name of a picture to a small PNG, of the first cell of a row that has pictures.
     """
 
     row: str
@@ -41,6 +53,8 @@ class ArchivedCell:
     failure: str | None
     record: Record | None
     curve: dict[str, list[float | None]]
+    pictures: dict[str, Any] = field(default_factory=dict)
+    thumbnails: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,15 +115,22 @@ def archive_of(
     study = plan.study
     cells = []
     elsewhere = {cell.record.cell_hash: cell for cell in kept if cell.record}
+    illustrated: set[str] = set()
     for cell, found in zip(plan.cells, states, strict=True):
         known = elsewhere.get(cell.cell_hash)
         if found.state in ("missing", "running") and known and known.record:
             state = "done" if known.record.code == cell.code else "stale"
-            cells.append(replace(known, row=cell.row, choice=cell.choice, state=state))
+            thumbnails = {} if cell.row in illustrated else known.thumbnails
+            illustrated |= {cell.row} if thumbnails else set()
+            cells.append(replace(known, row=cell.row, choice=cell.choice, state=state, thumbnails=thumbnails))
             continue
         name = found.folder.name if found.folder else cell.label
         curve = read_curve(found.folder) if found.record and found.folder else {}
-        cells.append(ArchivedCell(cell.row, cell.seed, cell.choice, name, found.state, found.failure, found.record, curve))
+        pictures = read_pictures(found.folder) if found.record and found.folder else {}
+        thumbnails = read_thumbnails(found.folder) if pictures and found.folder and cell.row not in illustrated else {}
+        illustrated |= {cell.row} if thumbnails else set()
+        about = cell.row, cell.seed, cell.choice, name, found.state, found.failure, found.record
+        cells.append(ArchivedCell(*about, curve, pictures, thumbnails))
     return Archive(
         name=study.name,
         question=study.question,
@@ -136,6 +157,26 @@ def read_curve(folder: Path) -> dict[str, list[float | None]]:
     return {name: [float(f"{float(row[name]):.7g}") if row[name] else None for row in rows] for name in columns}
 
 
+def read_pictures(folder: Path) -> dict[str, Any]:
+    """The numbers of a run's pictures that a study keeps; none if it has no pictures."""
+    path = folder / "pictures" / "pictures.json"
+    return {name: _read_json(path)[name] for name in ("receptive_field", "contributions")} if path.exists() else {}
+
+
+def read_thumbnails(folder: Path) -> dict[str, bytes]:
+    """A run's pictures made small, as PNG."""
+    found = {}
+    for path in [path for pattern in SHOWN for path in sorted((folder / "pictures").glob(f"{pattern}.png"))]:
+        width, colours = THUMBNAIL
+        with Image.open(path) as picture:
+            height = max(1, round(picture.height * width / picture.width))
+            small = picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS).quantize(colours)
+        content = io.BytesIO()
+        small.save(content, "PNG", optimize=True)
+        found[path.stem] = content.getvalue()
+    return found
+
+
 def write_archive(archive: Archive, folder: Path) -> None:
     """Write `records/` of a study's folder: every file whole, those that are as they should be untouched.
 
@@ -152,11 +193,16 @@ def write_archive(archive: Archive, folder: Path) -> None:
         cells.append({name: getattr(cell, name) for name in ("row", "seed", "choice", "cell", "state", "failure")})
         if cell.record:
             wanted.add(f"{cell.cell}.json")
-            _write(records / f"{cell.cell}.json", json.dumps({"record": asdict(cell.record), "curve": cell.curve}, **_COMPACT))
+            parts = {"record": asdict(cell.record), "curve": cell.curve, "pictures": cell.pictures}
+            _write(records / f"{cell.cell}.json", (json.dumps(parts, **_COMPACT) + "\n").encode())
+        for name, content in cell.thumbnails.items():
+            wanted.add(f"{cell.cell}.{name}.png")
+            _write(records / f"{cell.cell}.{name}.png", content)
     if archive.costs:
         write_costs(archive.costs, folder)
-    _write(records / "study.json", json.dumps({"layout": LAYOUT, **header, "cells": cells}, indent=1, allow_nan=False))
-    for path in records.glob("*.json"):
+    study = {"layout": LAYOUT, **header, "cells": cells}
+    _write(records / "study.json", (json.dumps(study, indent=1, allow_nan=False) + "\n").encode())
+    for path in [*records.glob("*.json"), *records.glob("*.png")]:
         if path.name not in wanted:
             path.unlink()
 
@@ -164,9 +210,8 @@ def write_archive(archive: Archive, folder: Path) -> None:
 _COMPACT: Mapping[str, Any] = {"separators": (",", ":"), "sort_keys": True, "allow_nan": False}
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: bytes) -> None:
     """Write a file whole if it is not as it should be; unlike `write_whole` without waiting for the disk: these are copies."""
-    content = (text + "\n").encode()
     if path.exists() and path.read_bytes() == content:
         return
     part = path.with_name(f".{path.name}.{os.getpid()}")
@@ -203,20 +248,29 @@ def read_archive(folder: Path) -> Archive:
             if not own.is_file():
                 raise FileNotFoundError(f"{own}: the study says that this cell is {cell.state}, but its record is not there")
             parts = _read_json(own)
-            if not isinstance(parts, dict) or parts.keys() != {"record", "curve"}:
-                raise ValueError(f"{own}: must hold a record and a curve")
-            cell = replace(cell, record=parse_record(parts["record"], own), curve=parts["curve"])
+            if not isinstance(parts, dict) or parts.keys() != {"record", "curve", "pictures"}:
+                raise ValueError(f"{own}: must hold a record, a curve and pictures")
+            record = parse_record(parts["record"], own)
+            thumbnails = {name: file.read_bytes() for name, file in thumbnail_files(folder, cell.cell).items()}
+            cell = replace(cell, record=record, curve=parts["curve"], pictures=parts["pictures"], thumbnails=thumbnails)
         cells.append(cell)
     costs = path.with_name("costs.json")
     lists: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
     return Archive(**lists, cells=tuple(cells), costs=_read_json(costs) if costs.exists() else {})
 
 
+def thumbnail_files(folder: Path, cell: str) -> dict[str, Path]:
+    """Name of a picture to the file of its thumbnail, of one cell in `records/`, in the order of `SHOWN`."""
+    start = f"{cell}."
+    found = {path.stem.removeprefix(start): path for path in sorted((folder / "records").glob(f"{escape(start)}*.png"))}
+    return {name: found[name] for pattern in SHOWN for name in found if fnmatchcase(name, pattern)}
+
+
 def write_costs(costs: dict[str, dict[str, Any]], folder: Path) -> None:
     """Write the costs of a study's rows into its folder."""
     path = folder / "records" / "costs.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, json.dumps(costs, indent=1, sort_keys=True, allow_nan=False))
+    _write(path, (json.dumps(costs, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
 def read_costs(folder: Path) -> dict[str, dict[str, Any]]:

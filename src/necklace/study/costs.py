@@ -21,9 +21,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from necklace.run import device_name
-from necklace.study.plan import built
+from necklace.study.plan import DataFacts, built, facts_of, resolved
 
 ROUNDS, FORWARDS, STEPS = 7, 10, 2
+
+Row = tuple[Any, DataFacts]
+"""A row's config as plain containers, and what its model has to know of the data."""
 
 
 def measure_costs(configs: Mapping[str, DictConfig], pool: Path) -> dict[str, dict[str, Any]]:
@@ -35,12 +38,13 @@ def measure_costs(configs: Mapping[str, DictConfig], pool: Path) -> dict[str, di
 
     Returns:
         Row to `latency_ms` (a forward pass of one image), `train_images_per_s` (forward, backward and optimiser step at the
-        config's batch size), `peak_memory_mib` (of a process that trains; on a GPU, of its tensors), `device` and `threads`.
+        config's batch size), `peak_memory_mib` (of a process that takes such steps; on a GPU, of its tensors),
+        `device` and `threads`.
 
     Raises:
         RuntimeError: A process died.
     """
-    plain = {row: OmegaConf.to_container(config) for row, config in configs.items()}
+    plain = {row: (OmegaConf.to_container(config), facts_of(resolved(config))) for row, config in configs.items()}
     cores = sorted(os.sched_getaffinity(0))
     pool.mkdir(parents=True, exist_ok=True)
     with ExitStack() as alone:
@@ -72,15 +76,10 @@ def _answer(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...])
     pipe.close()
 
 
-def _measure(plain: dict[str, dict[str, Any]], cores: list[int]) -> dict[str, dict[str, Any]]:
+def _measure(plain: dict[str, Row], cores: list[int]) -> dict[str, dict[str, Any]]:
     os.sched_setaffinity(0, cores)
-    # With more than one thread, forked processes would wait for threads that did not come along. The data is read once, here.
-    torch.set_num_threads(1)
-    for config in plain.values():
-        built(OmegaConf.create(config))
-    memory = {
-        row: _answered(multiprocessing.get_context("fork"), _peak_memory, config, len(cores)) for row, config in plain.items()
-    }
+    torch.set_num_threads(1)  # with more, forked processes would wait for threads that did not come along
+    memory = {row: _answered(multiprocessing.get_context("fork"), _peak_memory, own, len(cores)) for row, own in plain.items()}
     torch.set_num_threads(len(cores))
     return {row: cost | {"peak_memory_mib": memory[row]} for row, cost in _speeds(plain).items()}
 
@@ -88,10 +87,10 @@ def _measure(plain: dict[str, dict[str, Any]], cores: list[int]) -> dict[str, di
 class _Subject:
     """A row's model, ready to be measured."""
 
-    def __init__(self, plain: dict[str, Any]) -> None:
-        config = OmegaConf.create(plain)
+    def __init__(self, row: Row) -> None:
+        config, facts = OmegaConf.create(row[0]), row[1]
         self.device = torch.device("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu")
-        model, (height, width) = built(config)
+        model, (height, width) = built(config, facts)
         self.model = model.to(self.device)
         self.optimizer = instantiate(config.optimizer)(self.model.parameters())
         generator = torch.Generator().manual_seed(0)
@@ -134,8 +133,8 @@ def _go_on() -> None:
         sys.exit("the process that wanted the costs has ended")
 
 
-def _speeds(plain: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    subjects = {row: _Subject(config) for row, config in plain.items()}
+def _speeds(plain: dict[str, Row]) -> dict[str, dict[str, Any]]:
+    subjects = {row: _Subject(own) for row, own in plain.items()}
     for subject in subjects.values():  # the first pass of each allocates and chooses algorithms
         subject.latency_ms()
         subject.train_images_per_s()
@@ -157,9 +156,9 @@ def _speeds(plain: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _peak_memory(plain: dict[str, Any], threads: int) -> float:
+def _peak_memory(row: Row, threads: int) -> float:
     torch.set_num_threads(threads)
-    subject = _Subject(plain)
+    subject = _Subject(row)
     for _ in range(3):
         subject.step()
     if subject.device.type == "cuda":

@@ -20,23 +20,22 @@ from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator
 
 from necklace.canvas import (
     COLOURS,
-    FONT_SIZE,
     GREY,
     LABEL,
     LEGEND,
     MARKERS,
+    MOST_ROWS,
     STYLES,
-    WIDTH,
+    add_legend,
     fitted_lines,
+    plain_axes,
     plain_style,
     saved,
-    text_width,
+    set_title,
 )
 from necklace.record import write_whole
+from necklace.study.reach import draw_fields, draw_gates, fields_data, gates_data
 from necklace.study.results import Results, Row
-
-# No picture tells more rows apart; their data is complete, and the picture says how many it leaves out.
-MOST_ROWS = 40
 
 Data = dict[str, Any]
 
@@ -58,6 +57,7 @@ def figure_data(results: Results) -> dict[str, Data]:
         metric and cost without being worse in the other.
         `curves`: the val metric after `epoch` epochs, as `mean`, `low` and `high` over seeds, for epochs that all runs of a row
         have.
+        `gates` and `fields`: as in `reach`.
         `sizes`: the test metric by `side` of the test images in pixels, as `mean`, `low` and `high` over seeds.
     """
     rows = {
@@ -66,6 +66,8 @@ def figure_data(results: Results) -> dict[str, Data]:
         "latency": _with_front([_point(row, row.cost.latency_ms if row.cost else None) for row in results.rows]),
         "curves": [_curve(row, _val_metric(results)) for row in results.rows],
         "sizes": [_sizes(row, results.metric) for row in results.rows],
+        "gates": gates_data(results.rows),
+        "fields": fields_data(results.rows),
     }
     data: dict[str, Data] = {
         name: {"metric": _val_metric(results) if name == "curves" else results.metric, "rows": found}
@@ -217,7 +219,7 @@ def _draw_differences(data: Data) -> Figure:
     # A row is as high as its label; heights and places are in inches.
     heights = [0.18 + 0.14 * max(2, len(lines)) for lines in labels]
     places = [sum(heights[:number]) + height / 2 for number, height in enumerate(heights)]
-    figure, axes = _figure(1.2 + sum(heights))
+    figure, axes = plain_axes(1.2 + sum(heights))
     axes.axvline(0, color=GREY, linewidth=0.8, zorder=1)
     if data["noise"] is not None:
         axes.axvspan(-data["noise"], data["noise"], color="#DDDDDD", linewidth=0, zorder=0)
@@ -247,7 +249,7 @@ def _draw_differences(data: Data) -> Figure:
     ]
     if data["noise"] is not None:
         entries.append((Patch(color="#DDDDDD"), fitted_lines(f"± sd between seeds of {data['baseline']}", LEGEND, 2)))
-    _add_legend(figure, entries, len(data["rows"]))
+    add_legend(figure, entries, len(data["rows"]))
     return figure
 
 
@@ -262,7 +264,7 @@ def _draw_latency(data: Data) -> Figure:
 def _draw_points(data: Data, across: str, formatter: Formatter) -> Figure:
     entries, seen = [], []
     rows = data["rows"][:MOST_ROWS]
-    figure, axes = _figure(3.4 + 0.16 * (len(rows) + 1))
+    figure, axes = plain_axes(3.4 + 0.16 * (len(rows) + 1))
     for number, row in enumerate(rows):
         label = fitted_lines(row["name"] + (f" ({_why(row)})" if _why(row) else ""), LEGEND, 2)
         if row["mean"] is None:
@@ -293,9 +295,9 @@ def _draw_points(data: Data, across: str, formatter: Formatter) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(formatter)
     axes.set_xlabel(across)
-    _set_title(axes, f"{data['metric']} in %: mean ± sd over seeds")
+    set_title(axes, f"{data['metric']} in %: mean ± sd over seeds")
     axes.grid(alpha=0.3)
-    _add_legend(figure, entries, len(data["rows"]))
+    add_legend(figure, entries, len(data["rows"]))
     return figure
 
 
@@ -315,7 +317,7 @@ def _draw_sizes(data: Data) -> Figure:
 
 def _draw_bands(data: Data, across: str, label: str, marker: bool) -> tuple[Figure, Axes]:
     rows = data["rows"][:MOST_ROWS]
-    figure, axes = _figure(3.4 + 0.16 * len(rows))
+    figure, axes = plain_axes(3.4 + 0.16 * len(rows))
     entries = []
     for number, row in enumerate(rows):
         look: Data = {
@@ -333,9 +335,9 @@ def _draw_bands(data: Data, across: str, label: str, marker: bool) -> tuple[Figu
         else:
             entries.append((Line2D([], [], linestyle=""), name))
     axes.set_xlabel(label)
-    _set_title(axes, f"{data['metric']} in %: mean and range over seeds")
+    set_title(axes, f"{data['metric']} in %: mean and range over seeds")
     axes.grid(alpha=0.3)
-    _add_legend(figure, entries, len(data["rows"]))
+    add_legend(figure, entries, len(data["rows"]))
     return figure, axes
 
 
@@ -345,19 +347,9 @@ _DRAW: dict[str, Callable[[Data], Figure]] = {
     "latency": _draw_latency,
     "curves": _draw_curves,
     "sizes": _draw_sizes,
+    "gates": draw_gates,
+    "fields": draw_fields,
 }
-
-
-def _figure(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _set_title(axes: Axes, text: str) -> None:
-    """Say what the vertical axis shows, above it: beside it, it would take room and be read with the head tilted."""
-    axes.set_title(text, loc="left", fontsize=FONT_SIZE, parse_math=False)
 
 
 def _count(row: Data) -> str:
@@ -369,19 +361,3 @@ def _count(row: Data) -> str:
 
 def _why(row: Data) -> str:
     return "not measured" if row["n"] and row["mean"] in (None, []) else _count(row)
-
-
-def _add_legend(figure: Figure, entries: list[tuple[Artist, list[str]]], rows: int) -> None:
-    """Put the legend below the axes: beside them it would leave no room for either on a phone."""
-    if rows > MOST_ROWS:
-        entries = [*entries, (Line2D([], [], linestyle=""), [f"{MOST_ROWS} of {rows} rows are drawn"])]
-    narrow = all(len(lines) == 1 and text_width(lines[0]) < LEGEND / 2 - 24 for _, lines in entries)
-    columns = 2 if narrow and len(entries) > 4 else 1
-    # Texts come afterwards: as a label, a name that starts with an underscore would be left out.
-    signs = [sign for sign, _ in entries]
-    legend = figure.legend(signs, [str(i) for i in range(len(signs))], loc="outside lower left", ncols=columns)
-    for text, (_, lines) in zip(legend.get_texts(), entries, strict=True):
-        text.set_parse_math(False)
-        text.set_text("\n".join(lines))
-    extra = sum(len(lines) for _, lines in entries) - len(entries)
-    figure.set_figheight(figure.get_figheight() + 0.15 * extra)

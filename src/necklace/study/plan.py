@@ -250,6 +250,7 @@ def make_plan(study: Study, extra: Sequence[str] = (), seeds: int | None = None)
     Raises:
         ValueError: The baseline or another named row is none, or a width cannot be matched.
     """
+    _facts.cache_clear()  # data may have changed since an earlier plan
     if seeds is not None:
         if seeds < 1:
             raise ValueError(f"--seeds {seeds}: must be at least 1")
@@ -308,24 +309,23 @@ class _Planner:
     def __init__(self, composer: Composer) -> None:
         self.composer = composer
         self.root = Path()
-        self._digests: dict[str, dict[str, str]] = {}
         self._codes: dict[str, str] = {}
 
     def cells(self, row: str, choice: dict[str, Any], overrides: tuple[str, ...], seeds: Iterable[int]) -> list[PlannedCell]:
         config, choices = composed(self.composer, overrides)
         refers = "${seed}" in json.dumps(OmegaConf.to_container(config, resolve=False), default=str)
-        resolved = _resolved(config)
-        self.root = Path(resolved["outputs"]) / resolved["study"]
-        targets = json.dumps(sorted(part for part in re.findall(r"'_target_': '([^']+)'", str(resolved))))
+        shared = resolved(config)
+        self.root = Path(shared["outputs"]) / shared["study"]
+        targets = json.dumps(sorted(part for part in re.findall(r"'_target_': '([^']+)'", str(shared))))
         if targets not in self._codes:
-            self._codes[targets] = code_digest(resolved)
+            self._codes[targets] = code_digest(shared)
         found = []
         for seed in seeds:
             if refers:
                 config.seed = seed
-                resolved = _resolved(config)
-            plain = {**resolved, "seed": seed}
-            cell_hash = hash_identity(cell_identity(plain, self._digest(plain)))
+                shared = resolved(config)
+            plain = {**shared, "seed": seed}
+            cell_hash = hash_identity(cell_identity(plain, facts_of(plain).digest))
             own = (*overrides, f"seed={seed}")
             found.append(
                 PlannedCell(
@@ -340,15 +340,6 @@ class _Planner:
             )
         return found
 
-    def _digest(self, plain: dict[str, Any]) -> dict[str, str]:
-        key = json.dumps([plain["data"], plain["batch_size"]], sort_keys=True)
-        if key not in self._digests:
-            try:
-                self._digests[key] = datamodule_of(plain).digest
-            except TypeError as error:  # an option that the data does not know
-                raise ValueError(f"data={plain['data']['source']['_target_']}: {error}") from error
-        return self._digests[key]
-
 
 def composed(composer: Composer, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
     """A composed config without Hydra's own part, and the choices of groups that made it."""
@@ -359,33 +350,60 @@ def composed(composer: Composer, overrides: Sequence[str]) -> tuple[DictConfig, 
     return config, choices
 
 
-def _resolved(config: DictConfig) -> dict[str, Any]:
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """A config as plain containers, with what refers to something else filled in."""
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
     return plain  # pyright: ignore[reportReturnType]
 
 
-def built(config: DictConfig) -> tuple[Model, tuple[int, int]]:
-    """The model of a composed config and the image size that its cost is counted at."""
-    plain = _resolved(config)
-    classes, size = classes_and_size(json.dumps([plain["data"], plain["batch_size"]], sort_keys=True))
+@dataclass(frozen=True)
+class DataFacts:
+    """What a plan and a model have to know of the data.
+
+    Attributes:
+        digest: The content of each split.
+        classes: Number of classes.
+        size: Typical height and width of an image.
+    """
+
+    digest: dict[str, str]
+    classes: int
+    size: tuple[int, int]
+
+
+def facts_of(plain: dict[str, Any]) -> DataFacts:
+    """The facts about a resolved config's data, which is read once in a process.
+
+    Raises:
+        ValueError: The config has an option that the data does not know.
+    """
+    return _facts(json.dumps([plain["data"], plain["batch_size"]], sort_keys=True))
+
+
+@cache
+def _facts(data: str) -> DataFacts:
+    options, batch_size = json.loads(data)
+    try:
+        made = datamodule_of({"data": options, "batch_size": batch_size, "seed": 0})  # what is asked for has no seed in it
+    except TypeError as error:
+        raise ValueError(f"data={options['source']['_target_']}: {error}") from error
+    return DataFacts(made.digest, len(made.classes), made.size)
+
+
+def built(config: DictConfig, facts: DataFacts | None = None) -> tuple[Model, tuple[int, int]]:
+    """The model of a composed config and the image size that its cost is counted at; reads the data where it is not known."""
+    plain = resolved(config)
+    facts = facts or facts_of(plain)
     model = build_model(
         lambda: instantiate(config.backbone),
         lambda **sizes: instantiate(config.neck, **sizes),
         lambda **sizes: instantiate(config.head, **sizes),
-        classes,
-        size,
+        facts.classes,
+        facts.size,
         plain["seed"],
     )
-    return model, size
-
-
-@cache
-def classes_and_size(data: str) -> tuple[int, tuple[int, int]]:
-    """Number of classes and typical image size, read once for all models of a process, from config and batch size as JSON."""
-    options, batch_size = json.loads(data)
-    made = datamodule_of({"data": options, "batch_size": batch_size, "seed": 0})
-    return len(made.classes), made.size
+    return model, facts.size
 
 
 def _matched_width(composer: Composer, own: tuple[str, ...], target: tuple[str, ...], what: str, name: str) -> int:

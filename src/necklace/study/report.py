@@ -1,5 +1,6 @@
 """A study's report: one HTML file that holds all it shows and fetches nothing."""
 
+import base64
 import re
 from pathlib import Path
 
@@ -32,6 +33,22 @@ _FIGURES = {
         "By size of the test images",
         "The same weights on test images of several sizes. Mean over seeds; the band is from the lowest to the highest seed.",
     ),
+    "gates": (
+        "What the gates let through",
+        "Over all of val, with the weights that val chose; mean over seeds. Contribution: the norm of gate times context, "
+        "which the modulator adds up. Gates are signed and unbounded, so their own sum says less.",
+    ),
+    "fields": (
+        "How far the networks look",
+        "Effective receptive field: how much each pixel weighs in the middle of the feature map (Luo et al. 2016). The square "
+        "may lie anywhere. Mean over seeds.",
+    ),
+}
+
+_PICTURES = {
+    "receptive_field": "weight of each pixel in the middle of the feature map",
+    "gates": "gates over images of val, before and after training",
+    "confusion": "confusion matrix",
 }
 
 
@@ -57,10 +74,25 @@ def write_report(results: Results, table: Layout, path: Path) -> None:
         results=results,
         table=table,
         figures=[(name, *texts, _inline(name, data[name], texts[0])) for name, texts in _FIGURES.items() if name in data],
+        pictures=[
+            (run.row, run.seed, [(_caption(name), _png(content)) for name, content in run.thumbnails.items()])
+            for run in runs
+            if run.thumbnails
+        ],
         runs=len(runs),
         lost=[run for run in runs if run.record is None],
     )
     write_whole(path, page)
+
+
+def _caption(name: str) -> str:
+    """What a picture shows; those of a model with several focal layers are numbered."""
+    kind, _, number = name.rpartition("_") if name[-1:].isdigit() else (name, "", "")
+    return _PICTURES.get(kind, kind) + (f", focal layer {number}" if number else "")
+
+
+def _png(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
 def _inline(name: str, data: dict, title: str) -> Markup:

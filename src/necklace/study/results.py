@@ -3,7 +3,8 @@
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,8 @@ class Run:
         curve: Column of the learning curve to its values by epoch, such as `{"epoch": [0, 1], "val/acc": [0.3, 0.5]}`; NaN
             where an epoch has no such value. Empty without a record.
         failure: The last line of the traceback of a failed run.
+        pictures: As in `ArchivedCell`.
+        thumbnails: As in `ArchivedCell`.
     """
 
     row: str
@@ -44,6 +47,8 @@ class Run:
     record: Record | None
     curve: dict[str, list[float]]
     failure: str | None
+    pictures: dict[str, Any] = field(default_factory=dict)
+    thumbnails: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,7 @@ def figures(runs: Sequence[Run], metric: str) -> dict[int, float]:
 
 def _run(cell: ArchivedCell) -> Run:
     curve = {name: [math.nan if value is None else value for value in column] for name, column in cell.curve.items()}
-    return Run(cell.row, cell.seed, cell.cell, cell.record, curve, cell.failure)
+    return Run(cell.row, cell.seed, cell.cell, cell.record, curve, cell.failure, cell.pictures, cell.thumbnails)
 
 
 def _chosen(cells: Sequence[ArchivedCell], metric: str) -> dict[str, float | str]:

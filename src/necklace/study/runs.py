@@ -5,7 +5,7 @@ from pathlib import Path
 
 from necklace.cell import hash_identity
 from necklace.record import Record, read_record
-from necklace.study.archive import Archive, ArchivedCell, read_curve
+from necklace.study.archive import Archive, ArchivedCell, read_curve, read_pictures
 
 
 def archive_of_runs(root: Path, metric: str) -> Archive:
@@ -41,7 +41,8 @@ def archive_of_runs(root: Path, metric: str) -> Archive:
         state = "done" if record else "failed" if failure else "missing"
         seed = record.config["seed"] if record else _seed_of(folder)
         curve = read_curve(folder) if record else {}
-        cells.append(ArchivedCell(names[folder], seed, {}, folder.name, state, failure, record, curve))
+        pictures = read_pictures(folder) if record else {}
+        cells.append(ArchivedCell(names[folder], seed, {}, folder.name, state, failure, record, curve, pictures))
     cells.sort(key=_by_neck_size)
     return Archive(
         name=root.name,

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from necklace.cell import hash_identity
 from necklace.record import Record, unpack_bits, write_whole
 from necklace.run import run
-from necklace.study.archive import Archive, ArchivedCell, write_archive
+from necklace.study.archive import Archive, ArchivedCell, thumbnail_files, write_archive
 from necklace.study.figures import figure_data, write_figures
 from necklace.study.plan import Study, read_study, row_names
 from necklace.study.report import write_report
@@ -89,6 +89,7 @@ def verify(archive: Archive, folder: Path) -> list[str]:
     problems = [f"{cell.cell}: {problem}" for cell in archive.cells for problem in _check_cell(cell)]
     problems += _check_rows(archive)
     listed = {f"{cell.cell}.json" for cell in archive.cells if cell.record} | {"study.json", "costs.json"}
+    listed |= {path.name for cell in archive.cells for path in thumbnail_files(folder, cell.cell).values()}
     problems += [
         f"records/{path.name}: belongs to no cell" for path in sorted((folder / "records").iterdir()) if path.name not in listed
     ]

@@ -20,7 +20,7 @@ def gates_of(
 ) -> dict[str, Any]:
     figures = {
         context: {"contribution_share": share, "mass": mass}
-        for context, share, mass in zip(CONTEXTS, shares, masses, strict=True)
+        for context, share, mass in sorted(zip(CONTEXTS, shares, masses, strict=True))  # as JSON with sorted keys
     }
     return {"epoch": 3, "step": 40, "layers": dict.fromkeys(layers, figures), "nonfinite": []}
 

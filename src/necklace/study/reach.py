@@ -3,7 +3,9 @@
 As in `figures`, each has its data, from the records, and a drawing of that data and nothing else.
 """
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +47,7 @@ def gates_data(rows: Sequence[Row]) -> list[dict[str, Any]]:
         gates = [run.record.gates for run in row.runs if run.record and run.record.gates]
         for layer in gates[0]["layers"] if gates else ():
             seen = [found["layers"][layer] for found in gates if layer in found["layers"]]
-            contexts = list(seen[0])
+            contexts = sorted(seen[0], key=_distance)  # a record's keys are in no order of theirs
             shares = [[_percent(found[c]["contribution_share"]) for found in seen] for c in contexts]
             masses = [[_percent(found[c]["mass"]) for found in seen] for c in contexts]
             data.append(
@@ -100,8 +102,9 @@ def fields_data(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def draw_gates(data: dict[str, Any]) -> Figure:
     """Draw the data of `gates_data`."""
     rows = data["rows"][:MOST_ROWS]
-    several = len({row["layer"] for row in rows}) > 1
-    figure, axes, places = _row_axes(rows, [row["name"] + (f" ({row['layer']})" if several else "") for row in rows], 1.3)
+    layers = Counter(row["name"] for row in data["rows"])
+    names = [row["name"] + (f" ({row['layer']})" if layers[row["name"]] > 1 else "") for row in rows]
+    figure, axes, places = _row_axes(rows, names, 1.3)
     width = 72 * (figure.get_figwidth() - 1.75)
     for y, row in zip(places, rows, strict=True):
         for what, top, height in (("mean", y - 0.13, 0.17), ("mass", y + 0.06, 0.06)):
@@ -162,6 +165,11 @@ def draw_fields(data: dict[str, Any]) -> Figure:
         entries.append((Line2D([], [], color=GREY, linestyle=":"), ["theoretical radius of the backbone"]))
     add_legend(figure, entries, len(data["rows"]))
     return figure
+
+
+def _distance(context: str) -> tuple[bool, int]:
+    """From near to far: `level1 k3`, `level2 k5`, ..., `global`."""
+    return context == "global", int("".join(itertools.takewhile(str.isdigit, context.removeprefix("level"))) or 0)
 
 
 def _row_axes(rows: Sequence[dict[str, Any]], names: Sequence[str], more: float) -> tuple[Figure, Axes, list[float]]:

@@ -278,6 +278,8 @@ def wandb_mode(mode: str | None) -> tuple[str, str | None]:
         raise ValueError(f"logger.mode={mode}: must be online, offline or null; logger=none leaves W&B out")
     if mode == "offline":
         return mode, None
+    # W&B's reports on itself go to the same server, and a process waits for them at its end: 24 s, which no setting limits.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     server = _server()
     if server not in _found:
         _found[server] = _probe(server)

@@ -37,6 +37,7 @@ class Server:
         strange: Paths that nothing here answers.
         exits: The exit code of each that ended.
         silent: Whether it accepts connections and answers none.
+        refusing: Whether it answers what is sent of a history with 404.
         over: Set when it closes.
     """
 
@@ -49,6 +50,7 @@ class Server:
         self.exits: dict[str, int] = {}
         self.port = 0
         self.silent = False
+        self.refusing = False
         self.open()
 
     @property
@@ -117,7 +119,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/graphql":
             asked = json.loads(body)
             self._answer({"data": self.to.graphql(asked["operationName"], asked["variables"])})
-        elif self.path.endswith("/file_stream"):
+        elif self.path.endswith("/file_stream") and not self.to.refusing:
             self.to.file_stream(self.path.split("/")[-2], json.loads(body))
             self._answer({})
         else:
@@ -196,6 +198,21 @@ def test_an_online_run_arrives_whole(train_cell: Train, server: Server, capsys: 
     assert f"W&B run: {server.url}/someone/runs/runs/{record.cell_hash}\n" in capsys.readouterr().out
 
 
+def test_what_a_server_refuses_is_left_for_the_upload(
+    train_cell: Train, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.refusing = True
+    record, folder = train_cell("epochs=1", *ONLINE)
+    assert record.epochs == 1
+    assert server.exits == {}
+    (file,) = run_files(folder)
+    assert (
+        f"it did not take all, the rest: wandb sync --include-online {os.path.relpath(file.parent)}\n"
+        in capsys.readouterr().out
+    )
+    assert unsynced(folder) == file
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("hydra_ready")
 @pytest.mark.parametrize("becomes", ["gone", "silent"])
@@ -220,7 +237,9 @@ def test_a_server_that_goes_away_costs_seconds_and_has_it_all_after_the_upload(
         end(self, trainer, pl_module)
         last_step = time.monotonic()
         if trainer.current_epoch == 0:
-            server.close() if becomes == "gone" else setattr(server, "silent", True)
+            server.silent = becomes == "silent"
+            if not server.silent:
+                server.close()
 
     with monkeypatch.context() as context:
         context.setattr(History, "on_train_epoch_end", go_away)
@@ -237,7 +256,7 @@ def test_a_server_that_goes_away_costs_seconds_and_has_it_all_after_the_upload(
 
     if becomes == "silent":
         server.close()
-    server.open()
+    server.open()  # at the same address
     lines, complete = sync(plan, states(plan))
     assert (lines[0], complete) == ("1 of 1 runs uploaded", True), lines
     assert unsynced(folder) is None

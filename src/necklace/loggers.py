@@ -210,8 +210,21 @@ def finish_wandb(record: Record | None, checkpoint: Path | None, pictures: Path)
         return f"W&B stopped working ({type(error).__name__}: {error}); what it had written is in {shown}"
     if url is None:
         return f"W&B run (offline): {shown}; upload it with: wandb sync {shown}"
-    (folder / UPLOADING).unlink(missing_ok=True)
+    if not arrived(folder):
+        return f"W&B run: {url}; it did not take all, the rest: wandb sync --include-online {shown}"
     return f"W&B run: {url}"
+
+
+def arrived(folder: Path) -> bool:
+    """Whether all of an online run that has ended was uploaded; if so, it is no longer marked as one that was not.
+
+    W&B ends a run without a word where its server refused a part of it for good; only its log has the error.
+    """
+    log = folder / "logs" / "debug-internal.log"
+    whole = not log.exists() or '"level":"ERROR' not in log.read_text(encoding="utf-8", errors="replace")
+    if whole:
+        (folder / UPLOADING).unlink(missing_ok=True)
+    return whole
 
 
 def run_summary(record: Record) -> dict[str, Any]:
@@ -282,6 +295,8 @@ def wandb_mode(mode: str | None) -> tuple[str, str | None]:
         raise ValueError(f"logger.mode={mode}: must be online, offline or null; logger=none leaves W&B out")
     if mode == "offline":
         return mode, None
+    # W&B's reports on itself go to the same server, and the process waits for them at its end: 10 s to 22 s if it is silent.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     server = _server()
     if server not in _found:
         _found[server] = _probe(server)

@@ -12,7 +12,7 @@ import wandb
 from hydra.core.global_hydra import GlobalHydra
 from rich.console import Console
 
-from necklace.loggers import FINISH_S, UPLOADING, offline_line, open_run, project_name, run_files, wandb_mode
+from necklace.loggers import FINISH_S, UPLOADING, arrived, offline_line, open_run, project_name, run_files, wandb_mode
 from necklace.record import write_whole
 from necklace.study.compose import Composer
 from necklace.study.plan import CellState, Plan, composed, override
@@ -90,7 +90,7 @@ def write_table(table: Layout, plan: Plan, mode: str) -> str | None:
         return f"W&B did not take the study's table ({type(error).__name__}: {error})"
     write_whole(content, str(table))
     if url:
-        (file / UPLOADING).unlink(missing_ok=True)
+        arrived(file)
     return f"the study's table in W&B: {url or os.path.relpath(file)}"
 
 

@@ -260,3 +260,12 @@ def test_the_metric_by_size_is_the_mean_over_seeds() -> None:
         c.record.figures["test/acc@24"] = 0.1 * c.seed
         c.record.figures["test/acc@8"] = 0.5
     assert by_name(analyse(archive(cells)))["spp"].by_size == {8: 0.5, 24: pytest.approx(0.1)}
+
+
+def test_gates_that_were_not_finite_are_named_below_the_table() -> None:
+    mark = {"layer": "neck", "context": "level2 k5", "epoch": 0, "step": 85, "positions": 3}
+    gates = {"epoch": 1, "step": 170, "layers": {}, "nonfinite": [mark]}
+    cells = [cell(row, seed) for row in ROWS for seed in SEEDS]
+    cells[-1] = cell("focal, focal_level=2", 2, gates=gates)
+    (note,) = [note for note in analyse(archive(cells)).notes if "NaN" in note]
+    assert note == "focal, focal_level=2, seed 2: the gates of neck, level2 k5 were NaN or infinite at step 85."

@@ -88,7 +88,7 @@ class _Subject:
     """A row's model, ready to be measured."""
 
     def __init__(self, row: Row) -> None:
-        config, facts = OmegaConf.create(row[0]), row[1]
+        config, facts = DictConfig(row[0]), row[1]
         self.device = torch.device("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu")
         model, (height, width) = built(config, facts)
         self.model = model.to(self.device)

@@ -163,6 +163,12 @@ def analyse(archive: Archive) -> Results:
         for cell in archive.cells
         if cell.record is None and cell.choice != chosen[cell.row]
     ]
+    notes += [
+        f"{cell.row}, seed {cell.seed}: the gates of {m['layer']}, {m['context']} were NaN or infinite at step {m['step']}."
+        for cell in archive.cells
+        if cell.record and cell.record.gates
+        for m in cell.record.gates["nonfinite"]
+    ]
     stale = sum(cell.state == "stale" for cell in archive.cells)
     if stale:
         notes.append(f"{stale} of {len(archive.cells)} cells are stale: the code has changed since they were trained.")

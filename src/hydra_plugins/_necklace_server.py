@@ -18,12 +18,16 @@ from hydra.core.utils import JobReturn
 
 from hydra_plugins._necklace_cell import Order, run_cell
 
-# All that a cell's first steps import, also what libraries put off until then. multiprocessing passes over what is missing.
+# All that a cell imports, also what libraries put off until its first steps: a cell need not wait for it, and a file that is
+# edited while a study runs is not old in one cell and new in the next. multiprocessing passes over what is missing.
 WARM = [
     "necklace.run",
     "necklace.heads",
     "necklace.necks",
     "necklace.schedules",
+    "necklace.pictures",
+    "necklace.study.costs",
+    "necklace.study.execute",
     "necklace.data.cifar",
     "necklace.data.context",
     "necklace.data.folder",
@@ -45,8 +49,9 @@ WARM = [
     "antlr4.LL1Analyzer",
     "hydra_plugins._necklace_warm",
 ]
-# Numerical libraries that start their threads when they are imported.
+# Libraries that start their threads when they are imported; pyarrow does so by way of its allocator, jemalloc.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+ONE_THREAD |= {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 # How long a cell may take to stop before it is killed.
 PATIENCE_S = 5.0
 
@@ -59,7 +64,7 @@ def start_server() -> None:
     kept = {name: os.environ.get(name) for name in own}
     os.environ.update(own)
     try:
-        with _deaf_to_ctrl_c(), _without_main():
+        with _deaf_to_ctrl_c(), without_main():
             forkserver.ensure_running()
     finally:
         for name, value in kept.items():
@@ -85,7 +90,7 @@ class CellProcess:
         self._answer, theirs = context.Pipe(duplex=False)
         self._process = context.Process(target=run_cell, args=(theirs, order))
         try:
-            with _without_main():
+            with without_main():
                 self._process.start()
         except (EOFError, ConnectionError) as error:
             self._answer.close()
@@ -154,7 +159,7 @@ def stop(cells: Sequence[CellProcess]) -> None:
 
 
 @contextmanager
-def _without_main() -> Iterator[None]:
+def without_main() -> Iterator[None]:
     """Hide the running script from multiprocessing, which would execute it in every child; a task that needs it loads it."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")

@@ -20,6 +20,7 @@ from filelock import FileLock
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from hydra_plugins._necklace_server import without_main
 from necklace.run import device_name
 from necklace.study.plan import DataFacts, built, facts_of, resolved
 
@@ -58,7 +59,8 @@ def _answered(context: Any, function: Callable[..., Any], *arguments: Any) -> An
     """The function's result from a process of its own."""
     mine, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, function, arguments))
-    process.start()
+    with without_main():
+        process.start()
     theirs.close()
     try:
         return mine.recv()

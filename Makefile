@@ -11,8 +11,8 @@ demo: .venv/.run
 	@$(BIN)/python ablate.py --from outputs/demo
 
 test: .venv/.test lint
-	@echo "== tests"
-	$(BIN)/python -m pytest
+	@echo "== tests, two at a time"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/.test
 	@echo "== ruff and pyright"

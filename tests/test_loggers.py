@@ -448,8 +448,9 @@ def test_the_dashboard_names_what_a_run_logs(tmp_path: Path, train_cell: Train) 
     plan = plan_of(tmp_path)
     cell = plan.cells[-1]
     config, _ = compose_train(list(cell.overrides))
-    gates = {name for names in gate_metrics(built(config)[0]).values() for name in names}
-    assert gates == {f"gates/neck/{context}/mass" for context in ("level1 k3", "level2 k5", "global")}
+    gates = set(gate_metrics(built(config)[0]))
+    contexts, figures = ("level1 k3", "level2 k5", "global"), ("mass", "contribution_share")
+    assert gates == {f"gates/neck/{context}/{figure}" for context in contexts for figure in figures}
 
     _, folder = train_cell(
         *cell.overrides, *wandb_overrides(plan, Console())[cell.cell_hash], f"outputs={tmp_path}", "study=runs", *OFFLINE

@@ -1,6 +1,6 @@
 """A study's saved workspace in W&B, from its plan: the questions that its report answers, for those who look there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import wandb_workspaces.reports.v2 as wr
@@ -24,10 +24,15 @@ COSTS = {
 }
 
 
-def gate_metrics(model: nn.Module) -> dict[str, list[str]]:
-    """Focal layer to the names of its levels' share of the gates' mass, as a run logs them; nothing without such a layer."""
-    gated = {name: layer for name, layer in focal_layers(model).items() if getattr(layer, "gating", True)}
-    return {name: [f"gates/{name}/{context}/mass" for context in context_names(layer)] for name, layer in gated.items()}
+def gate_metrics(model: nn.Module) -> list[str]:
+    """Names of what a run logs of its focal layers' levels: share of the contribution and, with gating, of the gates' mass."""
+    return [
+        f"gates/{name}/{context}/{figure}"
+        for figure in ("contribution_share", "mass")
+        for name, layer in focal_layers(model).items()
+        for context in context_names(layer)
+        if figure != "mass" or getattr(layer, "gating", True)
+    ]
 
 
 def workspace(plan: Plan, entity: str) -> ws.Workspace:
@@ -44,15 +49,14 @@ def workspace(plan: Plan, entity: str) -> ws.Workspace:
     first = {cell.row: cell for cell in reversed(plan.cells)}
     configs = [composed(composer, first[row].overrides)[0] for row in plan.rows]
     sizes = OmegaConf.to_container(configs[0].data.eval_sizes) or []
-    gates: dict[str, dict[str, None]] = {}
+    gates: dict[str, None] = {}
     for config in configs:
-        for layer, names in gate_metrics(built(config)[0]).items():
-            gates.setdefault(layer, {}).update(dict.fromkeys(names))
+        gates |= dict.fromkeys(gate_metrics(built(config)[0]))
     return ws.Workspace(
         entity=entity,
         project=project_name(plan.study.name),
         name=plan.study.name,
-        sections=_sections(plan.study.metric, sizes, {layer: list(names) for layer, names in gates.items()}),  # pyright: ignore[reportArgumentType]
+        sections=_sections(plan.study.metric, sizes, list(gates)),  # pyright: ignore[reportArgumentType]
         settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=max(10, len(plan.rows))),
         # A run that was taken up again, or that failed, would be in its row's average with a part of its history.
         runset_settings=ws.RunsetSettings(
@@ -61,13 +65,18 @@ def workspace(plan: Plan, entity: str) -> ws.Workspace:
     )
 
 
-def _sections(metric: str, sizes: Sequence[int], gates: Mapping[str, Sequence[str]]) -> list[ws.Section]:
+def _sections(metric: str, sizes: Sequence[int], gates: Sequence[str]) -> list[ws.Section]:
     val = metric.replace("test/", "val/")
     curves = [_curve(val, [val]), _curve("val/loss", ["val/loss"]), _curve("train/loss", ["train/loss"])]
     found = [_bars(f"{metric}, of the epoch that val chose", [metric]), wr.WeavePanelSummaryTable(table_name="table")]
     # Groups of runs and several metrics do not go into one plot that can be read: a plot for each level, row by row.
     by_size = [_bars(f"{metric}, images of {size} pixels", [f"{metric}@{size}"]) for size in sizes]
-    masses = [_curve(name.removeprefix("gates/"), [name]) for names in gates.values() for name in names]
+    levels = {
+        what: [
+            _curve(name.removeprefix("gates/").removesuffix(f"/{what}"), [name]) for name in gates if name.endswith(f"/{what}")
+        ]
+        for what in ("contribution_share", "mass")
+    }
     costs: list[wr.BarPlot | wr.ScatterPlot] = [_bars(title, [name]) for name, title in COSTS.items()]
     costs.append(
         wr.ScatterPlot(title=f"{metric} against parameters", x=wr.SummaryMetric("cost/params"), y=wr.SummaryMetric(metric))
@@ -76,7 +85,8 @@ def _sections(metric: str, sizes: Sequence[int], gates: Mapping[str, Sequence[st
         "What was found": found,
         "Learning": curves,
         "Accuracy by size": by_size,
-        "Gates: share of the mass of each level": masses,
+        "Gates: each level's share of the contribution": levels["contribution_share"],
+        "Gates: each level's share of the mass": levels["mass"],
         "Cost": costs,
     }
     settings = ws.SectionPanelSettings(x_axis="epoch")

@@ -17,6 +17,7 @@ if __name__ == "__main__" and not {
     start_server()  # which imports, on another core, what this process is about to import as well
 
 import argparse
+import gc
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -58,6 +59,7 @@ def main() -> None:
         sys.exit("stopped; the same command goes on from here")
     except (OSError, ValueError, RuntimeError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {error}")
+    gc.freeze()  # the interpreter's end would look through all that was imported: 1.3 s
     sys.exit(code)
 
 

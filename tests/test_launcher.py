@@ -231,7 +231,10 @@ def test_options_and_tasks_that_cannot_be_are_refused(launch: Any) -> None:
 
 def start(app: Path, *overrides: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(app), "-m", "hydra/launcher=local", *overrides]
-    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # A shell's background job, such as these tests may be, ignores Ctrl-C and passes that on.
+    hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, start_new_session=True, preexec_fn=hears, **streams)
 
 
 def noted_pids(app: Path, count: int) -> list[int]:

@@ -24,7 +24,8 @@ from hydra_plugins._necklace_server import without_main
 from necklace.run import device_name
 from necklace.study.plan import DataFacts, built, facts_of, resolved
 
-ROUNDS, FORWARDS, STEPS = 7, 10, 2
+# After `LEAST` rounds, slow models end it early: no other round begins after so many seconds for each row.
+ROUNDS, LEAST, ROW_SECONDS, FORWARDS = 14, 3, 0.5, 10
 
 Row = tuple[Any, DataFacts]
 """A row's config as plain containers, and what its model has to know of the data."""
@@ -109,7 +110,7 @@ class _Subject:
 
     def train_images_per_s(self) -> float:
         self.model.train()
-        return len(self.images) / statistics.median(self._timed(self.step) for _ in range(STEPS))
+        return len(self.images) / self._timed(self.step)
 
     def step(self) -> None:
         self.optimizer.zero_grad()
@@ -142,7 +143,10 @@ def _speeds(plain: dict[str, Row]) -> dict[str, dict[str, Any]]:
         subject.train_images_per_s()
     latencies: dict[str, list[float]] = {row: [] for row in subjects}
     speeds: dict[str, list[float]] = {row: [] for row in subjects}
-    for _ in range(ROUNDS):
+    started = time.perf_counter()
+    for number in range(ROUNDS):
+        if number >= LEAST and time.perf_counter() - started > ROW_SECONDS * len(subjects):
+            break
         for row, subject in subjects.items():
             _go_on()
             latencies[row].append(subject.latency_ms())
@@ -161,7 +165,7 @@ def _speeds(plain: dict[str, Row]) -> dict[str, dict[str, Any]]:
 def _peak_memory(row: Row, threads: int) -> float:
     torch.set_num_threads(threads)
     subject = _Subject(row)
-    for _ in range(3):
+    for _ in range(2):  # the first makes room for the optimizer's moments
         subject.step()
     if subject.device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(subject.device) / 2**20, 1)

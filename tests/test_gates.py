@@ -12,7 +12,6 @@ import pytest
 import pytorch_lightning as pl
 import timm.models.focalnet as timm_focalnet
 import torch
-from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -26,7 +25,7 @@ from necklace.gates import Gates, GateWatch, _for_wandb, context_names, focal_la
 from necklace.history import History
 from necklace.necks import FocalBlock, FocalModulation
 from necklace.record import Record, read_record
-from necklace.run import RunFailed, build_model, datamodule_of, run
+from necklace.run import RunFailed, build_model, datamodule_of, model_of, run
 from necklace.tasks import Classification
 from tests.conftest import SMALL, compose_train
 from tests.test_train import TWO, inspect, train
@@ -456,14 +455,7 @@ def assert_chosen_weights(folder: Path, chosen: list[str], record: Record) -> No
     config, _ = compose_train([text for text in chosen if "trainer" not in text])
     plain: Any = OmegaConf.to_container(config, resolve=True)
     data = datamodule_of(plain)
-    model = build_model(
-        lambda: instantiate(config.backbone),
-        lambda **sizes: instantiate(config.neck, **sizes),
-        lambda **sizes: instantiate(config.head, **sizes),
-        len(data.classes),
-        None,
-        0,
-    )
+    model = model_of(config, data)
     state = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()})
     model.eval()

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
-from necklace.model import build_model, weights_hash
+from necklace.model import weights_hash
 from necklace.record import read_record, unpack_bits
-from necklace.run import datamodule_of
+from necklace.run import datamodule_of, model_of
 from tests.conftest import SMALL, compose_train
 
 ROOT = Path(__file__).parents[1]
@@ -177,14 +176,7 @@ def test_two_processes_train_one_cell_and_judge_every_image_once(tmp_path: Path)
     config, _ = compose_train(chosen)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     data = datamodule_of(plain)
-    model = build_model(
-        lambda: instantiate(config.backbone),
-        lambda **sizes: instantiate(config.neck, **sizes),
-        lambda **sizes: instantiate(config.head, **sizes),
-        10,
-        None,
-        0,
-    )
+    model = model_of(config, data)
     state = torch.load(path.parent / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()})
     assert weights_hash(model) == record.weights_hash

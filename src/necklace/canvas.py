@@ -1,7 +1,7 @@
 """What all pictures share: their style, their colours, texts that fit, and files without a date."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 
@@ -60,6 +60,30 @@ def plain_axes(height: float) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def row_axes(names: Sequence[str], notes: Sequence[str], more: float) -> tuple[Figure, Axes, list[float]]:
+    """A figure with a row for each name and one pair of axes.
+
+    Args:
+        names: What stands beside the rows, in as many lines as it takes up to three.
+        notes: A line below each name, or an empty text.
+        more: Inches for what is below the rows.
+
+    Returns:
+        The figure, its axes, and where each row's middle is; like `more` in inches.
+    """
+    labels = [fitted_lines(name, LABEL, 3) + ([note] if note else []) for name, note in zip(names, notes, strict=True)]
+    heights = [0.18 + 0.14 * max(2, len(lines)) for lines in labels]  # a row is as high as its label
+    places = [sum(heights[:number]) + height / 2 for number, height in enumerate(heights)]
+    figure, axes = plain_axes(more + sum(heights))
+    axes.set_ylim(sum(heights), 0)
+    axes.set_yticks(places, ["\n".join(lines) for lines in labels])
+    for text in axes.get_yticklabels():
+        text.set_parse_math(False)  # a $ in a name is a $
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    return figure, axes, places
 
 
 def set_title(axes: Axes, text: str) -> None:

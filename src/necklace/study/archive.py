@@ -127,7 +127,10 @@ def archive_of(
         name = found.folder.name if found.folder else cell.label
         curve = read_curve(found.folder) if found.record and found.folder else {}
         pictures = read_pictures(found.folder) if found.record and found.folder else {}
-        thumbnails = read_thumbnails(found.folder) if pictures and found.folder and cell.row not in illustrated else {}
+        thumbnails: dict[str, bytes] = {}
+        if pictures and found.folder and cell.row not in illustrated:
+            unchanged = known and known.record == found.record and known.pictures == pictures
+            thumbnails = (known.thumbnails if known and unchanged else {}) or read_thumbnails(found.folder)
         illustrated |= {cell.row} if thumbnails else set()
         about = cell.row, cell.seed, cell.choice, name, found.state, found.failure, found.record
         cells.append(ArchivedCell(*about, curve, pictures, thumbnails))

@@ -21,7 +21,6 @@ from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator
 from necklace.canvas import (
     COLOURS,
     GREY,
-    LABEL,
     LEGEND,
     MARKERS,
     MOST_ROWS,
@@ -30,6 +29,7 @@ from necklace.canvas import (
     fitted_lines,
     plain_axes,
     plain_style,
+    row_axes,
     saved,
     set_title,
 )
@@ -215,11 +215,7 @@ def _rounded(value: float) -> float:
 
 def _draw_differences(data: Data) -> Figure:
     rows = data["rows"][:MOST_ROWS]
-    labels = [fitted_lines(row["name"], LABEL, 3) + ([_count(row)] if _count(row) else []) for row in rows]
-    # A row is as high as its label; heights and places are in inches.
-    heights = [0.18 + 0.14 * max(2, len(lines)) for lines in labels]
-    places = [sum(heights[:number]) + height / 2 for number, height in enumerate(heights)]
-    figure, axes = plain_axes(1.2 + sum(heights))
+    figure, axes, places = row_axes([row["name"] for row in rows], [_count(row) for row in rows], 1.2)
     axes.axvline(0, color=GREY, linewidth=0.8, zorder=1)
     if data["noise"] is not None:
         axes.axvspan(-data["noise"], data["noise"], color="#DDDDDD", linewidth=0, zorder=0)
@@ -233,12 +229,7 @@ def _draw_differences(data: Data) -> Figure:
         else:
             why = "no run has finished" if row["finished"] == 0 else "shares no seed with the baseline"
             axes.annotate(why, (0.5, y), xycoords=("axes fraction", "data"), ha="center", va="center", color=GREY)
-    axes.set(xlabel=f"difference in {data['metric']}, percentage points", ylim=(sum(heights), 0))
-    axes.set_yticks(places, ["\n".join(lines) for lines in labels])
-    for text in axes.get_yticklabels():
-        text.set_parse_math(False)  # a $ in a name is a $
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
+    axes.set(xlabel=f"difference in {data['metric']}, percentage points")
     axes.grid(axis="x", alpha=0.3)
     entries: list[tuple[Artist, list[str]]] = [
         (Line2D([], [], color=COLOURS[0], linewidth=2, marker="o", markersize=5), ["mean; 95 % t interval over seeds"]),

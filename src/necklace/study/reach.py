@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -19,11 +18,9 @@ from necklace.canvas import (
     COLOURS,
     FONT_SIZE,
     GREY,
-    LABEL,
     MOST_ROWS,
     add_legend,
-    fitted_lines,
-    plain_axes,
+    row_axes,
     text_width,
 )
 from necklace.study.results import Row
@@ -104,7 +101,7 @@ def draw_gates(data: dict[str, Any]) -> Figure:
     rows = data["rows"][:MOST_ROWS]
     layers = Counter(row["name"] for row in data["rows"])
     names = [row["name"] + (f" ({row['layer']})" if layers[row["name"]] > 1 else "") for row in rows]
-    figure, axes, places = _row_axes(rows, names, 1.3)
+    figure, axes, places = row_axes(names, [_count(row) for row in rows], 1.3)
     width = 72 * (figure.get_figwidth() - 1.75)
     for y, row in zip(places, rows, strict=True):
         for what, top, height in (("mean", y - 0.13, 0.17), ("mass", y + 0.06, 0.06)):
@@ -136,7 +133,7 @@ def draw_gates(data: dict[str, Any]) -> Figure:
 def draw_fields(data: dict[str, Any]) -> Figure:
     """Draw the data of `fields_data`."""
     rows = data["rows"][:MOST_ROWS]
-    figure, axes, places = _row_axes(rows, [row["name"] for row in rows], 1.5)
+    figure, axes, places = row_axes([row["name"] for row in rows], [_count(row) for row in rows], 1.5)
     looks = {"backbone": (COLOURS[0], -0.07), "backbone+neck": (COLOURS[6], 0.07)}
     for y, row in zip(places, rows, strict=True):
         values = zip(*[iter(row["mean"])] * 2, strict=True)
@@ -172,21 +169,8 @@ def _distance(context: str) -> tuple[bool, int]:
     return context == "global", int("".join(itertools.takewhile(str.isdigit, context.removeprefix("level"))) or 0)
 
 
-def _row_axes(rows: Sequence[dict[str, Any]], names: Sequence[str], more: float) -> tuple[Figure, Axes, list[float]]:
-    """Axes with a row for each name, `more` inches for what is below them, and where each row's middle is."""
-    labels = [fitted_lines(name, LABEL, 3) for name in names]
-    for lines, row in zip(labels, rows, strict=True):
-        lines += [f"n = {row['n']}/{row['seeds']}"] if row["n"] != row["seeds"] else []
-    heights = [0.2 + 0.14 * max(2, len(lines)) for lines in labels]
-    places = [sum(heights[:number]) + height / 2 for number, height in enumerate(heights)]
-    figure, axes = plain_axes(more + sum(heights))
-    axes.set_ylim(sum(heights), 0)
-    axes.set_yticks(places, ["\n".join(lines) for lines in labels])
-    for tick in axes.get_yticklabels():
-        tick.set_parse_math(False)  # a $ in a name is a $
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    return figure, axes, places
+def _count(row: dict[str, Any]) -> str:
+    return f"n = {row['n']}/{row['seeds']}" if row["n"] != row["seeds"] else ""
 
 
 def _percent(share: float | None) -> float | None:

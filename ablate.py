@@ -37,10 +37,12 @@ from necklace.study.costs import measure_costs
 from necklace.study.execute import execute, plan_lines
 from necklace.study.figures import write_figures
 from necklace.study.mirror import mirrored, sync, write_table
-from necklace.study.plan import Plan, composed, make_plan, read_study, states
+from necklace.study.plan import Plan, make_plan, read_study
 from necklace.study.results import analyse
 from necklace.study.runs import archive_of_runs
+from necklace.study.states import states
 from necklace.study.table import Layout, layout, terminal
+from necklace.study.untrained import composed
 from necklace.study.verify import reproduce, verify, write_study
 
 HERE = Path(__file__).resolve().parent

@@ -32,7 +32,8 @@ from necklace.necks import FocalBlock, FocalModulation, NoNeck
 from necklace.record import Record, pack_bits, read_record
 from necklace.streams import torch_generator
 from necklace.study.archive import archive_of
-from necklace.study.plan import PlannedCell, make_plan, read_study, states
+from necklace.study.plan import PlannedCell, make_plan, read_study
+from necklace.study.states import states
 from necklace.study.verify import write_study
 
 HERE = Path(__file__).resolve().parent

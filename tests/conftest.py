@@ -20,7 +20,7 @@ from necklace.cell import cell_identity, cell_label, code_digest, hash_identity
 from necklace.record import SCHEMA, Record, pack_bits
 from necklace.run import run
 from necklace.study.compose import Composer
-from necklace.study.plan import composed
+from necklace.study.untrained import composed
 
 # The networks of the tests are too small to share out: waiting for a second thread costs more than it does.
 torch.set_num_threads(1)

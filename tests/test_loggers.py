@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,8 +27,10 @@ from necklace.record import Record
 from necklace.run import RunFailed
 from necklace.study.dashboard import gate_metrics, workspace
 from necklace.study.mirror import sync, unsynced, wandb_overrides, write_table
-from necklace.study.plan import Plan, built, make_plan, read_study, states
+from necklace.study.plan import Plan, make_plan, read_study
+from necklace.study.states import states
 from necklace.study.table import Layout
+from necklace.study.untrained import built
 from necklace.tasks import Task
 from tests.conftest import SMALL, compose_train
 
@@ -500,6 +503,40 @@ def test_an_unreachable_server_is_told_once_and_the_runs_stay(tmp_path: Path) ->
     files = sorted(tmp_path.glob("outputs/runs/*/wandb/offline-run-*/run-*.wandb"))
     assert len(files) == 2
     assert [read(file)["exit"] for file in files] == [0, 0]
+
+
+@pytest.mark.slow
+def test_a_killed_cell_has_one_history_once_it_is_resumed(tmp_path: Path) -> None:
+    small = [text for text in SMALL if not text.startswith(("logger", "epochs"))]
+    arguments = ["neck=focal", *small, "epochs=40", "callbacks.gates=1", *OFFLINE]
+    killed = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    history = None
+    while history is None or len(history.read_text().splitlines()) < 4:  # its header and three epochs
+        assert killed.poll() is None
+        history = next(tmp_path.glob("outputs/runs/*/history.csv"), None)
+        time.sleep(0.01)
+    os.killpg(killed.pid, signal.SIGKILL)  # with W&B's own process
+    killed.wait()
+    folder = history.parent
+    (first,) = run_files(folder)
+    result, _ = command("train.py", *arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((folder / "record.json").read_text())["resumed"] == 1
+    assert unsynced(folder) == run_files(folder)[1] != first
+    found = read(run_files(folder)[1])
+    epochs = [row["epoch"] for row in found["rows"]]
+    assert epochs == sorted(epochs)
+    assert list(by_epoch(found["rows"])) == list(range(40))
+    for row in by_epoch(found["rows"]).values():
+        assert {"train/loss", "val/acc", "gates/neck/global/mass"} <= row.keys()
+    assert found["exit"] == 0
 
 
 @pytest.mark.slow

@@ -9,10 +9,12 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from PIL import Image
 
-import necklace.study.plan
+import necklace.study.untrained
 from necklace.model import measure_cost
 from necklace.study.compose import Composer
-from necklace.study.plan import built, composed, expand, make_plan, override, read_study, states
+from necklace.study.plan import expand, make_plan, override, read_study
+from necklace.study.states import states
+from necklace.study.untrained import built, composed
 from tests.conftest import SMALL, synthetic_record, write_synthetic
 
 pytestmark = pytest.mark.usefixtures("hydra_ready")
@@ -210,9 +212,9 @@ def test_planning_many_cells_composes_each_row_once_and_reads_the_data_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, reads = [], []
-    compose, datamodule_of = Composer.compose, necklace.study.plan.datamodule_of
+    compose, datamodule_of = Composer.compose, necklace.study.untrained.datamodule_of
     monkeypatch.setattr(Composer, "compose", lambda self, overrides: rows.append(overrides) or compose(self, overrides))
-    monkeypatch.setattr(necklace.study.plan, "datamodule_of", lambda plain: reads.append(plain) or datamodule_of(plain))
+    monkeypatch.setattr(necklace.study.untrained, "datamodule_of", lambda plain: reads.append(plain) or datamodule_of(plain))
     levels = {"neck": "focal", "neck.focal_level": [1, 2, 3, 4, 5], "neck.focal_window": [3, 5]}
     plan = plan_of(tmp_path, seeds=list(range(100)), cells=[{"neck": "none"}, levels])
     assert len(plan.cells) == 1100

@@ -19,7 +19,8 @@ from typing import Any
 from PIL import Image
 
 from necklace.record import Record, parse_record
-from necklace.study.plan import CellState, Plan
+from necklace.study.plan import Plan
+from necklace.study.states import CellState
 
 LAYOUT = 2
 

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins._necklace_server import without_main
 from necklace.run import device_name
-from necklace.study.plan import DataFacts, built, facts_of, resolved
+from necklace.study.untrained import DataFacts, built, facts_of, resolved
 
 # After `LEAST` rounds, slow models end it early: no other round begins after so many seconds for each row.
 ROUNDS, LEAST, ROW_SECONDS, FORWARDS = 14, 3, 0.5, 10

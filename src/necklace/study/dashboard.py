@@ -13,7 +13,8 @@ from wandb_workspaces.expr import And
 from necklace.gates import context_names, focal_layers
 from necklace.loggers import project_name
 from necklace.study.compose import Composer
-from necklace.study.plan import Plan, built, composed
+from necklace.study.plan import Plan
+from necklace.study.untrained import built, composed
 
 ROW = "JobType"  # where a run carries the name of its row
 COSTS = {

@@ -26,7 +26,8 @@ from necklace.record import Record, write_whole
 from necklace.run import CellBusy, run_composed
 from necklace.study.archive import read_curve
 from necklace.study.mirror import wandb_overrides
-from necklace.study.plan import CellState, Plan, PlannedCell, state, states
+from necklace.study.plan import Plan, PlannedCell
+from necklace.study.states import CellState, state, states
 
 POLL_SECONDS = 0.5
 

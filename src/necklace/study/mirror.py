@@ -15,8 +15,10 @@ from rich.console import Console
 from necklace.loggers import FINISH_S, UPLOADING, arrived, offline_line, open_run, project_name, run_files, wandb_mode
 from necklace.record import write_whole
 from necklace.study.compose import Composer
-from necklace.study.plan import CellState, Plan, composed, override
+from necklace.study.plan import Plan, override
+from necklace.study.states import CellState
 from necklace.study.table import Layout
+from necklace.study.untrained import composed
 
 TABLE = ".table"
 ENDED = ("done", "stale", "failed")

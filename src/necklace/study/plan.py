@@ -1,4 +1,4 @@
-"""A study as its author wrote it, the cells that it asks for, and which of them are there: experiments/NAME/study.yaml.
+"""A study as its author wrote it, and the cells that it asks for: experiments/NAME/study.yaml.
 
 ```yaml
 question: Does pooling help where the backbone does not see far enough?
@@ -22,22 +22,19 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf
 from torch import nn
 
 from necklace.cell import cell_identity, cell_label, code_digest, hash_identity
-from necklace.model import Model, build_model, measure_cost
-from necklace.record import Record, read_record
-from necklace.run import datamodule_of
+from necklace.model import Model, measure_cost
 from necklace.study.compose import Composer
+from necklace.study.untrained import built, composed, facts_of, forget_data, resolved
 
 MATCH_WITHIN = 0.02
 KEYS = {"question", "baseline", "seeds", "overrides", "cells", "same", "choose", "metric", "tolerance"}
@@ -117,23 +114,6 @@ class Plan:
     dropped: tuple[str, ...]
     root: Path
     pool: Path
-
-
-@dataclass(frozen=True)
-class CellState:
-    """What there is of a cell.
-
-    Attributes:
-        state: `done`, `stale` (done with other code), `failed`, `running`, or `missing`.
-        folder: Its folder, if there is one.
-        record: What it left behind, if it is done or stale.
-        failure: The last line of its traceback, if it failed.
-    """
-
-    state: str
-    folder: Path | None
-    record: Record | None = None
-    failure: str | None = None
 
 
 def read_study(path: Path) -> Study:
@@ -250,7 +230,7 @@ def make_plan(study: Study, extra: Sequence[str] = (), seeds: int | None = None)
     Raises:
         ValueError: The baseline or another named row is none, or a width cannot be matched.
     """
-    _facts.cache_clear()  # data may have changed since an earlier plan
+    forget_data()  # which may have changed since an earlier plan
     if seeds is not None:
         if seeds < 1:
             raise ValueError(f"--seeds {seeds}: must be at least 1")
@@ -341,71 +321,6 @@ class _Planner:
         return found
 
 
-def composed(composer: Composer, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
-    """A composed config without Hydra's own part, and the choices of groups that made it."""
-    config = composer.compose(overrides)
-    choices = {group: str(choice) for group, choice in config.hydra.runtime.choices.items() if "hydra" not in group}
-    with open_dict(config):
-        del config["hydra"]
-    return config, choices
-
-
-def resolved(config: DictConfig) -> dict[str, Any]:
-    """A config as plain containers, with what refers to something else filled in."""
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(plain, dict)
-    return plain  # pyright: ignore[reportReturnType]
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """What a plan and a model have to know of the data.
-
-    Attributes:
-        digest: The content of each split.
-        classes: Number of classes.
-        size: Typical height and width of an image.
-    """
-
-    digest: dict[str, str]
-    classes: int
-    size: tuple[int, int]
-
-
-def facts_of(plain: dict[str, Any]) -> DataFacts:
-    """The facts about a resolved config's data, which is read once in a process.
-
-    Raises:
-        ValueError: The config has an option that the data does not know.
-    """
-    return _facts(json.dumps([plain["data"], plain["batch_size"]], sort_keys=True))
-
-
-@cache
-def _facts(data: str) -> DataFacts:
-    options, batch_size = json.loads(data)
-    try:
-        made = datamodule_of({"data": options, "batch_size": batch_size, "seed": 0})  # what is asked for has no seed in it
-    except TypeError as error:
-        raise ValueError(f"data={options['source']['_target_']}: {error}") from error
-    return DataFacts(made.digest, len(made.classes), made.size)
-
-
-def built(config: DictConfig, facts: DataFacts | None = None) -> tuple[Model, tuple[int, int]]:
-    """The model of a composed config and the image size that its cost is counted at; reads the data where it is not known."""
-    plain = resolved(config)
-    facts = facts or facts_of(plain)
-    model = build_model(
-        lambda: instantiate(config.backbone),
-        lambda **sizes: instantiate(config.neck, **sizes),
-        lambda **sizes: instantiate(config.head, **sizes),
-        facts.classes,
-        facts.size,
-        plain["seed"],
-    )
-    return model, facts.size
-
-
 def _matched_width(composer: Composer, own: tuple[str, ...], target: tuple[str, ...], what: str, name: str) -> int:
     """The width at which the row's neck costs as much as the target's, within `MATCH_WITHIN`."""
     model, size = built(composed(composer, target)[0])
@@ -434,42 +349,3 @@ def _matched_width(composer: Composer, own: tuple[str, ...], target: tuple[str, 
             f"the nearest is {width} with {count(width):,}"
         )
     return width
-
-
-def states(plan: Plan) -> list[CellState]:
-    """What there is of each cell of the plan, in its order.
-
-    Raises:
-        ValueError: A record is damaged.
-    """
-    names = sorted(path.name for path in plan.root.iterdir()) if plan.root.is_dir() else []
-    folders = {name.rpartition("_")[2]: plan.root / name for name in names if not name.startswith(".")}
-    return [state(cell, folders.get(cell.cell_hash), plan.root) for cell in plan.cells]
-
-
-def state(cell: PlannedCell, folder: Path | None, root: Path) -> CellState:
-    """What there is of one cell."""
-    if folder is not None and (folder / "record.json").exists():
-        record = read_record(folder / "record.json")
-        if record.cell_hash != cell.cell_hash:
-            raise ValueError(f"{folder / 'record.json'}: is the record of another cell, {record.cell}")
-        return CellState("done" if record.code == cell.code else "stale", folder, record)
-    if is_held(root / ".locks" / f"{cell.cell_hash}.lock"):
-        return CellState("running", folder)
-    if folder is not None and (folder / "FAILED").exists():
-        lines = (folder / "FAILED").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return CellState("failed", folder, failure=lines[-1] if lines else "FAILED is empty")
-    return CellState("missing", folder)
-
-
-def is_held(lock: Path) -> bool:
-    """Whether a process holds the lock file."""
-    if not lock.exists():
-        return False
-    probe = FileLock(lock)
-    try:
-        probe.acquire(timeout=0)
-    except Timeout:
-        return True
-    probe.release()
-    return False

@@ -306,6 +306,8 @@ def main() -> None:
     if arguments.command == "gates":
         return gates(arguments.batch_size, arguments.every, arguments.rounds, Console())
     if arguments.command == "records":
+        if any(count < 100 or count % 100 for count in arguments.counts):
+            parser.error(f"--counts {' '.join(map(str, arguments.counts))}: must be hundreds, such as 1000")
         return records(arguments.counts, Console())
     return loader(arguments.root, arguments.size, arguments.batch_size, arguments.workers, arguments.rounds, Console())
 

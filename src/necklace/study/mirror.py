@@ -9,16 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import wandb
-from hydra.core.global_hydra import GlobalHydra
 from rich.console import Console
 
 from necklace.loggers import FINISH_S, UPLOADING, arrived, offline_line, open_run, project_name, run_files, wandb_mode
 from necklace.record import write_whole
-from necklace.study.compose import Composer
 from necklace.study.plan import Plan, override
 from necklace.study.states import CellState
 from necklace.study.table import Layout
-from necklace.study.untrained import composed
 
 TABLE = ".table"
 ENDED = ("done", "stale", "failed")
@@ -32,7 +29,7 @@ def wandb_overrides(plan: Plan, console: Console) -> dict[str, list[str]]:
     """What each cell's run is told about its study: its row, the axes, and that the server need not be tried.
 
     Args:
-        plan: The study; Hydra has to be initialised with the configs.
+        plan: The study.
         console: Where to say why the runs are offline, if they are against the wish.
 
     Returns:
@@ -54,10 +51,9 @@ def mirrored(plan: Plan) -> tuple[str, str | None] | None:
     Returns:
         The mode, and where it is offline against the wish, why; or None where its logger is another.
     """
-    config, _ = composed(Composer(GlobalHydra.instance().config_loader(), "train"), plan.cells[0].overrides)
-    if not config.logger or config.logger.get("_target_") != "necklace.loggers.wandb_logger":
+    if not plan.logger or plan.logger.get("_target_") != "necklace.loggers.wandb_logger":
         return None
-    return wandb_mode(config.logger.mode)
+    return wandb_mode(plan.logger["mode"])
 
 
 def write_table(table: Layout, plan: Plan, mode: str) -> str | None:

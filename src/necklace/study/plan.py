@@ -105,6 +105,7 @@ class Plan:
         dropped: Sentences about rows that were asked for twice.
         root: Folder that holds the cells' folders.
         pool: Folder of the launcher's locks on cores and GPUs.
+        logger: The resolved config of the cells' logger, the same for all; None or empty for none.
     """
 
     study: Study
@@ -114,6 +115,7 @@ class Plan:
     dropped: tuple[str, ...]
     root: Path
     pool: Path
+    logger: dict[str, Any] | None
 
 
 def read_study(path: Path) -> Study:
@@ -280,7 +282,8 @@ def make_plan(study: Study, extra: Sequence[str] = (), seeds: int | None = None)
             continue
         kept[name] = overrides
         cells |= {cell.cell_hash: cell for cell in own}
-    return Plan(study, kept, tuple(axes), tuple(cells.values()), tuple(dropped), planner.root, planner.root.parent / ".slots")
+    pool = planner.root.parent / ".slots"
+    return Plan(study, kept, tuple(axes), tuple(cells.values()), tuple(dropped), planner.root, pool, planner.logger)
 
 
 class _Planner:
@@ -289,13 +292,14 @@ class _Planner:
     def __init__(self, composer: Composer) -> None:
         self.composer = composer
         self.root = Path()
+        self.logger: dict[str, Any] | None = None
         self._codes: dict[str, str] = {}
 
     def cells(self, row: str, choice: dict[str, Any], overrides: tuple[str, ...], seeds: Iterable[int]) -> list[PlannedCell]:
         config, choices = composed(self.composer, overrides)
         refers = "${seed}" in json.dumps(OmegaConf.to_container(config, resolve=False), default=str)
         shared = resolved(config)
-        self.root = Path(shared["outputs"]) / shared["study"]
+        self.root, self.logger = Path(shared["outputs"]) / shared["study"], shared["logger"]
         targets = json.dumps(sorted(part for part in re.findall(r"'_target_': '([^']+)'", str(shared))))
         if targets not in self._codes:
             self._codes[targets] = code_digest(shared)

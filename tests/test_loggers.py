@@ -53,6 +53,12 @@ def _alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     assert wandb.run is None
 
 
+def finished_files(folder: Path) -> list[Path]:
+    """The files of the W&B runs in a folder once all of them are on the disk, as at the end of the process that wrote them."""
+    wandb.teardown()  # W&B's own process may still be writing when a run has been finished
+    return run_files(folder)
+
+
 def read(file: Path) -> dict[str, Any]:
     """A run file by W&B's own reader: its run, config, rows of history, summary, and metric definitions."""
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(file)]
@@ -90,7 +96,7 @@ def test_each_cell_is_a_run_with_its_own_id_config_and_figures(train_cell: Train
         for seed in (0, 1):
             options = ["neck.focal_level=1"] if neck == "focal" else []
             record, folder = train_cell(f"neck={neck}", *options, f"seed={seed}", "epochs=1", *OFFLINE)
-            (file,) = run_files(folder)
+            (file,) = finished_files(folder)
             found = read(file)
             run = found["run"]
             assert run["run_id"] == record.cell_hash
@@ -136,7 +142,7 @@ def test_a_resumed_cell_has_one_history_without_a_step_back(
 ) -> None:
     beside(monkeypatch)
     _, folder = train_cell("epochs=4", *OFFLINE, outputs=tmp_path / "undisturbed")
-    (file,) = run_files(folder)
+    (file,) = finished_files(folder)
     undisturbed = read(file)
     with monkeypatch.context() as context:
         stumble(context, 2)
@@ -148,13 +154,13 @@ def test_a_resumed_cell_has_one_history_without_a_step_back(
         with pytest.raises(RunFailed, match="no space left"):
             train_cell("epochs=4", *OFFLINE)
     (failed,) = (tmp_path / "runs").glob("[!.]*")
-    first, second = run_files(failed)
+    first, second = finished_files(failed)
     assert read(first)["exit"] == 1
     os.truncate(second, 7)
     assert unsynced(failed) == first  # better a part than nothing
     record, folder = train_cell("epochs=4", *OFFLINE)
     assert folder == failed
-    files = run_files(folder)
+    files = finished_files(folder)
     assert [run_number(file) for file in files] == [1, 2, 3]
     assert unsynced(folder) == files[2]
     resumed = read(files[2])
@@ -175,7 +181,7 @@ def test_a_resumed_cell_has_one_history_without_a_step_back(
 def test_a_cell_trained_again_in_one_process_is_a_run_of_its_own(train_cell: Train) -> None:
     train_cell("epochs=1", *OFFLINE)
     record, folder = train_cell("epochs=1", "rerun=true", *OFFLINE)
-    (file,) = run_files(folder)
+    (file,) = finished_files(folder)
     found = read(file)
     assert found["run"]["run_id"] == record.cell_hash
     assert len(by_epoch(found["rows"])) == 1
@@ -183,7 +189,7 @@ def test_a_cell_trained_again_in_one_process_is_a_run_of_its_own(train_cell: Tra
 
 def test_the_best_checkpoint_is_an_artifact_where_it_is_asked_for(train_cell: Train) -> None:
     record, folder = train_cell("epochs=1", "logger.artifact=true", *OFFLINE)
-    (file,) = run_files(folder)
+    (file,) = finished_files(folder)
     (artifact,) = read(file)["artifacts"]
     assert (artifact["name"], artifact["type"]) == (f"best-{record.cell_hash}", "model")
     assert "best" in artifact["aliases"]
@@ -194,7 +200,7 @@ def test_the_best_checkpoint_is_an_artifact_where_it_is_asked_for(train_cell: Tr
 
 def test_pictures_and_gates_are_shown_with_the_run(train_cell: Train) -> None:
     record, folder = train_cell("neck=focal", "epochs=2", "callbacks.pictures=true", "callbacks.gates=1", *OFFLINE)
-    (file,) = run_files(folder)
+    (file,) = finished_files(folder)
     found = read(file)
     for name in ("confusion", "gates", "receptive_field"):
         media = {
@@ -240,7 +246,7 @@ def test_a_wandb_that_does_not_start_is_left_out(
     monkeypatch.setattr(wandb, "init", fails)
     record, folder = train_cell("epochs=1", *OFFLINE)
     assert record.figures
-    assert not run_files(folder)
+    assert not finished_files(folder)
     assert "W&B does not start (no room for it)" in capsys.readouterr().out
 
 
@@ -423,7 +429,7 @@ def test_the_studys_table_is_a_run_of_its_own(tmp_path: Path) -> None:
     headers = ("row", "params", "of neck", "MACs", "of neck")
     table = Layout(headers, (("none", "5,214", "0", "1.5", ""), ("sppf", "5,902", "688", "2", "1e3")), (), "")
     line = write_table(table, plan, "offline")
-    (file,) = run_files(plan.root / ".table")
+    (file,) = finished_files(plan.root / ".table")
     assert str(file.parent.name) in (line or "")
     found = read(file)
     assert (found["run"]["job_type"], found["run"]["project"]) == ("table", "tiny")
@@ -458,7 +464,7 @@ def test_the_dashboard_names_what_a_run_logs(tmp_path: Path, train_cell: Train) 
     _, folder = train_cell(
         *cell.overrides, *wandb_overrides(plan, Console())[cell.cell_hash], f"outputs={tmp_path}", "study=runs", *OFFLINE
     )
-    (file,) = run_files(folder)
+    (file,) = finished_files(folder)
     found = read(file)
     logged = {name for row in found["rows"] for name in row} | set(found["summary"])
     built_spec = json.loads(workspace(plan, "someone")._to_model().model_dump_json(by_alias=True))
@@ -525,7 +531,7 @@ def test_a_killed_cell_has_one_history_once_it_is_resumed(tmp_path: Path) -> Non
     os.killpg(killed.pid, signal.SIGKILL)  # with W&B's own process
     killed.wait()
     folder = history.parent
-    (first,) = run_files(folder)
+    (first,) = finished_files(folder)
     result, _ = command("train.py", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert json.loads((folder / "record.json").read_text())["resumed"] == 1

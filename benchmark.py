@@ -25,6 +25,7 @@ from necklace.data.augment import Augmentation
 from necklace.data.datamodule import DataModule
 from necklace.data.folder import Folder
 from necklace.data.sizes import Fixed
+from necklace.data.splits import read_splits
 from necklace.gates import GateWatch
 from necklace.heads import Gap
 from necklace.model import Model, build_model
@@ -43,7 +44,8 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 def ours(root: Path, size: int, batch_size: int) -> Callable[[], Batches]:
     """Epochs of necklace's batches: images in memory, flip, crop and normalisation on whole batches."""
-    data = DataModule(Folder(root), Fixed(size), batch_size, 0, Augmentation(flip=True, crop_padding=4), mean=MEAN, std=STD)
+    augment = Augmentation(flip=True, crop_padding=4)
+    data = DataModule(read_splits(Folder(root)), Fixed(size), batch_size, 0, augment, mean=MEAN, std=STD)
 
     def epoch() -> Batches:
         for batch in data.train_dataloader():

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import necklace.data.cache
+from necklace.assembly import datamodule_of
 from necklace.cell import cell_identity
 from necklace.data.augment import Augmentation
 from necklace.data.cache import PixelCache
@@ -21,8 +22,8 @@ from necklace.data.datamodule import DataModule
 from necklace.data.folder import Folder
 from necklace.data.images import ImageSet
 from necklace.data.sizes import Fixed, Multiscale, Native
+from necklace.data.splits import read_splits
 from necklace.data.voc import Voc
-from necklace.run import datamodule_of
 from tests.conftest import compose_train
 
 SHAPES = [(20, 30), (17, 9), (20, 30), (40, 12), (1, 1), (33, 64)]
@@ -115,7 +116,7 @@ def test_writing_to_the_pixels_does_not_reach_the_file(root, tmp_path):
 @pytest.mark.parametrize("sizes", [Fixed(16), Multiscale([8, 24], 16), Native(32, 4)])
 def test_batches_of_a_mapped_split_are_those_of_one_in_memory(root, tmp_path, sizes):
     modules = [
-        DataModule(Folder(root, "stop", memory_gib, tmp_path), sizes, 2, 0, Augmentation(flip=True), val_fraction=0.3)
+        DataModule(read_splits(Folder(root, "stop", memory_gib, tmp_path), 0.3), sizes, 2, 0, Augmentation(flip=True))
         for memory_gib in (4, 0)
     ]
     held, mapped = modules

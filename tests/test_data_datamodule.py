@@ -2,58 +2,16 @@ import pytest
 import torch
 
 from necklace.data.augment import Augmentation
-from necklace.data.datamodule import DataModule, split_indices
+from necklace.data.datamodule import DataModule
 from necklace.data.glyphs import Glyphs
-from necklace.data.images import ImageSet
 from necklace.data.sizes import Fixed
-
-
-class Toy:
-    """A source of one-colour images whose label is known from their colour."""
-
-    skipped: tuple[tuple[str, str], ...] = ()
-
-    def __init__(self, counts: list[int], test: int = 7, side: int = 5) -> None:
-        self.classes = tuple(f"class{i}" for i in range(len(counts)))
-        self.counts, self.test, self.side = counts, test, side
-
-    def split(self, name: str) -> ImageSet | None:
-        if name == "val":
-            return None
-        labels = torch.tensor([i for i, n in enumerate(self.counts) for _ in range(n)])
-        if name == "test":
-            labels = torch.arange(self.test) % len(self.counts)
-        count, side = len(labels), self.side
-        values = torch.arange(count).remainder(256).to(torch.uint8)
-        return ImageSet(
-            pixels=values.repeat_interleave(side * side * 3),
-            shapes=torch.full((count, 2), side),
-            labels=labels,
-            names=tuple(f"{name}/{i}" for i in range(count)),
-        )
+from necklace.data.splits import read_splits
+from tests.test_data_splits import Toy
 
 
 def module(counts=(40, 20), **options) -> DataModule:
     settings = {"sizes": Fixed(5), "batch_size": 8, "seed": 0, "augment": Augmentation()} | options
-    return DataModule(Toy(list(counts)), **settings)
-
-
-def test_val_is_a_share_of_each_class_whatever_the_seed() -> None:
-    for seed in (0, 1):
-        data = module(seed=seed)
-        assert torch.bincount(data.splits["val"].labels).tolist() == [4, 2]
-        assert torch.bincount(data.splits["train"].labels).tolist() == [36, 18]
-        names = [set(data.splits[name].names) for name in ("train", "val")]
-        assert not names[0] & names[1]
-        assert len(names[0] | names[1]) == 60
-    assert module(seed=0).digest == module(seed=1).digest
-
-
-def test_split_takes_one_image_of_a_small_class_and_none_of_a_single_one() -> None:
-    labels = torch.tensor([0] * 3 + [1] + [2] * 2)
-    kept, held_out = split_indices(labels, 0.1)
-    assert sorted(labels[held_out].tolist()) == [0, 2]
-    assert sorted(kept.tolist() + held_out.tolist()) == list(range(6))
+    return DataModule(read_splits(Toy(list(counts))), **settings)
 
 
 def test_training_order_is_the_seeds_and_changes_with_the_epoch() -> None:
@@ -95,15 +53,10 @@ def test_prepare_augments_from_the_stream_of_its_step() -> None:
 
 
 def test_images_of_every_size_come_out_at_one() -> None:
-    data = DataModule(Glyphs(train=40, test=12), sizes=Fixed([24, 32]), batch_size=4, seed=0, augment=Augmentation())
+    data = DataModule(
+        read_splits(Glyphs(train=40, test=12)), sizes=Fixed([24, 32]), batch_size=4, seed=0, augment=Augmentation()
+    )
     assert next(iter(data.train_dataloader())).images.shape == (4, 24, 32, 3)
-
-
-def test_limits_keep_the_classes_in_proportion() -> None:
-    data = module(counts=(400, 200), train_images=60, test_images=4)
-    labels = torch.cat([data.splits["train"].labels, data.splits["val"].labels])
-    assert torch.bincount(labels).tolist() == [40, 20]
-    assert torch.bincount(data.splits["test"].labels).tolist() == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -111,9 +64,6 @@ def test_limits_keep_the_classes_in_proportion() -> None:
     [
         ({"batch_size": 0}, "batch_size=0"),
         ({"batch_size": 55}, "larger than the training split of 54"),
-        ({"val_fraction": 1.0}, "data.val_fraction=1.0"),
-        ({"train_images": 61}, "data.train_images=61"),
-        ({"test_images": 0}, "data.test_images=0"),
     ],
 )
 def test_a_wrong_option_is_named(options: dict, words: str) -> None:

@@ -18,14 +18,16 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from torch import nn
 
-import necklace.run
+import necklace.assembly
+from necklace.assembly import datamodule_of, model_of
 from necklace.data.datamodule import Batch
 from necklace.gate_stats import BINS, DEAD, EDGES, LayerGates, _bins, quantile, share_below
 from necklace.gates import Gates, GateWatch, _for_wandb, context_names, focal_layers, focal_parts
 from necklace.history import History
+from necklace.model import build_model
 from necklace.necks import FocalBlock, FocalModulation
 from necklace.record import Record, read_record
-from necklace.run import RunFailed, build_model, datamodule_of, model_of, run
+from necklace.run import RunFailed, run
 from necklace.tasks import Classification
 from tests.conftest import SMALL, compose_train
 from tests.test_train import TWO, inspect, train
@@ -415,7 +417,7 @@ def test_hooks_are_gone_after_fit_and_after_an_exception(train_cell: Train, monk
         models.append(build_model(*arguments))
         return models[-1]
 
-    monkeypatch.setattr(necklace.run, "build_model", build)
+    monkeypatch.setattr(necklace.assembly, "build_model", build)
     record, _ = train_cell("neck=focal", "epochs=1")
     assert record.gates is not None
     assert hooked(models[0]) == 0

@@ -13,9 +13,9 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from necklace.assembly import datamodule_of, model_of
 from necklace.model import weights_hash
 from necklace.record import read_record, unpack_bits
-from necklace.run import datamodule_of, model_of
 from tests.conftest import SMALL, compose_train
 
 ROOT = Path(__file__).parents[1]

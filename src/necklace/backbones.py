@@ -294,7 +294,7 @@ def receptive_field(backbone: Backbone, limit: int = 512) -> int | None:
         if isinstance(module, nn.MaxPool2d):
             mean = nn.AvgPool2d(module.kernel_size, module.stride, module.padding, module.ceil_mode)
             probe.set_submodule(name, mean)
-    size = 64
+    size = 32
     while size <= limit:
         images = torch.ones(1, 3, size, size, dtype=torch.double, requires_grad=True)
         features = probe(images)

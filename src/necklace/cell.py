@@ -109,9 +109,15 @@ def _own_file(module: str) -> Path | None:
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         return None
     path = Path(spec.origin).resolve()
-    installed = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    inside = any(path.is_relative_to(folder) for folder in [Path(__file__).resolve().parent, *installed])
+    inside = any(path.is_relative_to(folder) for folder in _not_own())
     return None if inside or path.suffix != ".py" else path
+
+
+@cache
+def _not_own() -> list[Path]:
+    """Folders of this package and of all that is installed."""
+    installed = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return [Path(__file__).resolve().parent, *installed]
 
 
 @cache

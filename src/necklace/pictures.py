@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from necklace.assembly import datamodule_of, model_of
 from necklace.backbones import receptive_field
 from necklace.canvas import saved
 from necklace.data.augment import normalise
@@ -28,7 +29,6 @@ from necklace.gates import context_names, focal_layers, focal_parts
 from necklace.model import Model, weights_hash
 from necklace.necks import NoNeck
 from necklace.record import Record, read_record, write_whole
-from necklace.run import datamodule_of, model_of
 
 # Validation images that the numbers are a mean over, and how many of them are shown.
 IMAGES = 32

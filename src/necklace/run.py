@@ -1,7 +1,6 @@
 """One run: config -> fit -> choose on val -> test once -> record."""
 
 import io
-import json
 import logging
 import os
 import platform
@@ -11,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,15 +26,13 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from rich.console import Console
 
-from necklace.backbones import receptive_field
+from necklace.assembly import check_gap, check_stride, datamodule_of, model_of
 from necklace.cell import cell_identity, cell_label, code_digest, git_state, hash_identity
-from necklace.data.augment import Augmentation
 from necklace.data.datamodule import DataModule
-from necklace.data.sizes import Fixed, Native
 from necklace.gates import Gates
 from necklace.history import History
 from necklace.loggers import finish_wandb
-from necklace.model import Model, build_model, cost_table, measure_cost, weights_hash
+from necklace.model import Model, cost_table, measure_cost, weights_hash
 from necklace.ranks import all_gather_object
 from necklace.record import SCHEMA, Record, pack_bits, read_record, write_record, write_whole
 from necklace.tasks import Task, correctness
@@ -312,7 +309,7 @@ def _train(
             "digest": data.digest,
             "images": {name: len(split) for name, split in data.splits.items()},
             "classes": list(data.classes),
-            "skipped": [list(item) for item in data.source.skipped],
+            "skipped": [list(item) for item in data.skipped],
         },
         cost={name: {"params": c.params, "macs": c.macs, "output": list(c.output)} for name, c in costs.items()},
         neck_input=list(costs["backbone"].output),
@@ -321,7 +318,7 @@ def _train(
         weights_hash=weights_hash(task.model),
         git=git_state(),
         code=code_digest(plain),
-        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        versions=versions(),
         device={
             "kind": trainer.strategy.root_device.type,
             "name": device_name(trainer.strategy.root_device),
@@ -384,66 +381,6 @@ def _quiet_lightning() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def model_of(config: DictConfig, data: DataModule) -> Model:
-    """The model of a resolved config before its first step."""
-    return build_model(
-        lambda: instantiate(config.backbone),
-        lambda **sizes: instantiate(config.neck, **sizes),
-        lambda **sizes: instantiate(config.head, **sizes),
-        len(data.classes),
-        data.size if isinstance(data.sizes, Fixed) else None,
-        config.seed,
-    )
-
-
-def datamodule_of(plain: dict[str, Any]) -> DataModule:
-    """The data of a resolved config."""
-    options = dict(plain["data"])
-    source = _source(json.dumps(options.pop("source"), sort_keys=True))
-    augment = Augmentation(**options.pop("augment"))
-    sizes = instantiate(options.pop("sizes"))
-    # These reach the source and the sizes by interpolation.
-    for name in ("root", "on_corrupt", "size", "download", "year", "memory_gib", "cache"):
-        options.pop(name, None)
-    return DataModule(source, sizes, plain["batch_size"], plain["seed"], augment, **options)
-
-
-@lru_cache(maxsize=2)
-def _source(options: str) -> Any:
-    """Images are read or drawn once for all the runs of a process."""
-    return instantiate(json.loads(options))
-
-
-def check_stride(data: DataModule, model: Model) -> None:
-    """Hold native sizes to what they are for: a feature map that covers the image to the pixel.
-
-    Raises:
-        ValueError: Images are rounded to something that is no multiple of the backbone's stride.
-    """
-    if isinstance(data.sizes, Native) and data.sizes.stride % model.backbone.stride:
-        raise ValueError(f"data.sizes.stride={data.sizes.stride}: must be a multiple of the backbone's {model.backbone.stride}")
-
-
-def check_gap(data: DataModule, model: Model) -> None:
-    """Hold the diagnostic to its premise: no position of the feature map sees both things that the label joins.
-
-    Raises:
-        ValueError: The source's gap is not larger than the backbone's receptive field.
-    """
-    min_gap = getattr(data.source, "min_gap", None)
-    if min_gap is None:
-        return
-    seen = receptive_field(model.backbone)
-    shrunk = (torch.tensor(data.size) / data.splits["train"].shapes).min().clamp(max=1)
-    gap = int(min_gap * shrunk)
-    if seen is None or gap <= seen:
-        resized = f" ({gap} after resizing to data.size)" if gap < min_gap else ""
-        raise ValueError(
-            f"data.source.min_gap={min_gap}{resized}: must be larger than the backbone's receptive field "
-            f"({'the whole image' if seen is None else f'{seen} pixels'}), or the backbone alone can solve the task"
-        )
-
-
 def check_room(folder: Path, model: Model) -> None:
     """Find out before training whether the disk holds two checkpoints, each with weights and two moments of the optimizer.
 
@@ -454,6 +391,12 @@ def check_room(folder: Path, model: Model) -> None:
     needed, free = 2 * checkpoint + 2**20, shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(f"{folder}: {free / 2**20:.1f} MiB are free, the checkpoints of this run need {needed / 2**20:.1f} MiB")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on; looked up once a process."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def device_name(device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""From a source of images to batches on the device: split, sizes, order, augmentation, normalisation.
+"""From images to batches on the device: sizes, order, augmentation, normalisation.
 
 Which images make a step, and at which size, `sizes.py` plans from (seed, epoch, rank) alone, so it is the same for every neck
 and after a resume, and ranks that train together plan one by one and agree. The images of one size are held in memory as one
@@ -6,15 +6,15 @@ uint8 tensor, and a batch is one gather from it: no work per image in the hot lo
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
 
 from necklace.data.augment import Augmentation, normalise
-from necklace.data.images import ImageSet, Source, SplitName
+from necklace.data.images import ImageSet, SplitName
 from necklace.data.sizes import Fixed, Native, Sizes, Step
+from necklace.data.splits import Splits
 from necklace.streams import torch_generator
 
 
@@ -101,19 +101,21 @@ class DataModule(pl.LightningDataModule):
     """Train, val and test batches of a source.
 
     Args:
-        source: Where the images come from.
+        splits: The images.
         sizes: At which sizes: fixed, multiscale or native.
         batch_size: Images in a training step, over all ranks.
         seed: The run's seed, for order, sizes and augmentation.
         augment: What is done to training images.
-        val_fraction: Share of each class that is split off train for validation, where the source has no val of its own.
-        train_images: Use only this many training images (equal shares of each class; val is taken from them), None for all.
-        test_images: The same for test.
         eval_sizes: Sides in pixels at which the test split is judged besides.
         mean: Channel means for normalisation, in [0, 1].
         std: Channel standard deviations.
 
     Attributes:
+        splits: Split to its images.
+        classes: Names of the classes.
+        skipped: (path, reason) of every image left out.
+        min_gap: The least number of pixels between what the label joins, or None.
+        digest: The content of each split as a sha256.
         size: Height and width that stand for all: the fixed size, that of evaluation, or the most frequent native one.
 
     Raises:
@@ -122,14 +124,11 @@ class DataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        source: Source,
+        splits: Splits,
         sizes: Sizes,
         batch_size: int,
         seed: int,
         augment: Augmentation,
-        val_fraction: float = 0.1,
-        train_images: int | None = None,
-        test_images: int | None = None,
         eval_sizes: Sequence[int] = (),
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.25, 0.25, 0.25),
@@ -137,25 +136,14 @@ class DataModule(pl.LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
-        if not 0 < val_fraction < 1:
-            raise ValueError(f"data.val_fraction={val_fraction}: must lie between 0 and 1")
-        self.source, self.sizes, self.seed, self.batch_size, self.augment = source, sizes, seed, batch_size, augment
-        self.mean, self.std = tuple(mean), tuple(std)
-        self.classes = source.classes
-        train, val = source.split("train"), source.split("val")
-        if train is None:
-            raise ValueError("data: the source has no train split")
-        train = _limited(train, train_images, "data.train_images")
-        if val is None:
-            kept, held_out = split_indices(train.labels, val_fraction)
-            train, val = train.select(kept), train.select(held_out)
+        train = splits.images["train"]
         if len(train) < batch_size:
             raise ValueError(f"batch_size={batch_size}: larger than the training split of {len(train)} images")
-        test = source.split("test")
-        self.splits: dict[SplitName, ImageSet] = {"train": train, "val": val}
-        if test is not None:
-            self.splits["test"] = _limited(test, test_images, "data.test_images")
+        self.sizes, self.seed, self.batch_size, self.augment = sizes, seed, batch_size, augment
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.splits, self.classes, self.skipped, self.min_gap = splits.images, splits.classes, splits.skipped, splits.min_gap
         self.size = _typical_size(sizes, train)
+        self.digest = splits.digest
         self._sized = {
             name: SizedImages(images, sizes.native_shapes(images.shapes) if isinstance(sizes, Native) else None)
             for name, images in self.splits.items()
@@ -163,11 +151,6 @@ class DataModule(pl.LightningDataModule):
         self.eval_sizes = tuple(eval_sizes)
         self.test_size: int | None = None
         self._planned: tuple[int, list[Step]] | None = None
-
-    @cached_property
-    def digest(self) -> dict[str, str]:
-        """The content of each split as a sha256: what a run's identity holds instead of paths."""
-        return {name: images.digest() for name, images in self.splits.items()}
 
     def train_dataloader(self) -> Batches:
         """The training batches of the trainer's epoch; each pass asks for the epoch anew."""
@@ -232,47 +215,3 @@ def _typical_size(sizes: Sizes, images: ImageSet) -> tuple[int, int]:
         height, width = shapes[counts.argmax()].tolist()
         return height, width
     return sizes.eval_steps(images.shapes[:1], 1, 0, 1)[0].size
-
-
-def split_indices(labels: torch.Tensor, fraction: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Split off a share of each class, by a rule that knows no run seed: every cell of a study has the same split.
-
-    Args:
-        labels: int64 [N], or int8 [N, K]: then each combination of classes is a class of its own.
-        fraction: Share of each class that is split off, rounded, but at least one image of a class that has two.
-
-    Returns:
-        Indices that stay and indices that are split off, both ascending.
-    """
-    labels = _strata(labels)
-    held_out = []
-    for label in labels.unique().tolist():
-        members = (labels == label).nonzero().flatten()
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        held_out.append(members[torch.randperm(len(members), generator=torch_generator(0, "split", label))[:count]])
-    mask = torch.zeros(len(labels), dtype=torch.bool)
-    mask[torch.cat(held_out)] = True
-    return (~mask).nonzero().flatten(), mask.nonzero().flatten()
-
-
-def _limited(images: ImageSet, count: int | None, option: str) -> ImageSet:
-    """Keep `count` images, each class in its own proportion."""
-    if count is None:
-        return images
-    if not 0 < count <= len(images):
-        raise ValueError(f"{option}={count}: must be between 1 and the split's {len(images)} images")
-    if count == len(images):
-        return images
-    # Ranks within each class, scaled to [0, 1): the `count` smallest take the same share of every class.
-    rank = torch.empty(len(images), dtype=torch.double)
-    labels = _strata(images.labels)
-    for label in labels.unique().tolist():
-        members = (labels == label).nonzero().flatten()
-        shuffled = members[torch.randperm(len(members), generator=torch_generator(0, "limit", label))]
-        rank[shuffled] = torch.arange(len(members), dtype=torch.double) / len(members)
-    return images.select(rank.argsort(stable=True)[:count].sort().values)
-
-
-def _strata(labels: torch.Tensor) -> torch.Tensor:
-    """The class of each image, or the number of its combination of classes: int64 [N]."""
-    return labels if labels.ndim == 1 else labels.unique(dim=0, return_inverse=True)[1]

@@ -22,6 +22,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from necklace.data.splits import handed_over
 from necklace.record import Record, write_whole
 from necklace.run import CellBusy, run_composed
 from necklace.study.archive import read_curve
@@ -74,7 +75,7 @@ def execute(
             for cell, at in open_cells
             if at.state in wanted
         ]
-        with _overview(plan, found, todo, console):
+        with _overview(plan, found, todo, console), handed_over(plan.images):
             returns = _launcher(plan, hydra_overrides, script).launch(jobs, initial_job_idx=0)
         for cell, returned in zip(todo, returns, strict=True):
             if _is_busy(returned):

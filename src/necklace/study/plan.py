@@ -32,6 +32,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from necklace.cell import cell_identity, cell_label, code_digest, hash_identity
+from necklace.data.splits import splits_key
 from necklace.model import Model, measure_cost
 from necklace.study.compose import Composer
 from necklace.study.untrained import built, composed, facts_of, forget_data, resolved
@@ -106,6 +107,7 @@ class Plan:
         root: Folder that holds the cells' folders.
         pool: Folder of the launcher's locks on cores and GPUs.
         logger: The resolved config of the cells' logger, the same for all; None or empty for none.
+        images: Keys of the images that the cells see, as `necklace.data.splits` has them.
     """
 
     study: Study
@@ -116,6 +118,7 @@ class Plan:
     root: Path
     pool: Path
     logger: dict[str, Any] | None
+    images: tuple[str, ...]
 
 
 def read_study(path: Path) -> Study:
@@ -283,7 +286,8 @@ def make_plan(study: Study, extra: Sequence[str] = (), seeds: int | None = None)
         kept[name] = overrides
         cells |= {cell.cell_hash: cell for cell in own}
     pool = planner.root.parent / ".slots"
-    return Plan(study, kept, tuple(axes), tuple(cells.values()), tuple(dropped), planner.root, pool, planner.logger)
+    images = tuple(planner.images)
+    return Plan(study, kept, tuple(axes), tuple(cells.values()), tuple(dropped), planner.root, pool, planner.logger, images)
 
 
 class _Planner:
@@ -293,6 +297,7 @@ class _Planner:
         self.composer = composer
         self.root = Path()
         self.logger: dict[str, Any] | None = None
+        self.images: dict[str, None] = {}
         self._codes: dict[str, str] = {}
 
     def cells(self, row: str, choice: dict[str, Any], overrides: tuple[str, ...], seeds: Iterable[int]) -> list[PlannedCell]:
@@ -309,6 +314,7 @@ class _Planner:
                 config.seed = seed
                 shared = resolved(config)
             plain = {**shared, "seed": seed}
+            self.images[splits_key(plain["data"])] = None
             cell_hash = hash_identity(cell_identity(plain, facts_of(plain).digest))
             own = (*overrides, f"seed={seed}")
             found.append(

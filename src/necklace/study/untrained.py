@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from necklace.model import Model, build_model
-from necklace.run import datamodule_of
+from necklace.assembly import datamodule_of, model_for
+from necklace.data.splits import splits_of
+from necklace.model import Model
 from necklace.study.compose import Composer
 
 
@@ -67,18 +67,10 @@ def _facts(data: str) -> DataFacts:
 def forget_data() -> None:
     """Read the data again when it is next asked for."""
     _facts.cache_clear()
+    splits_of.cache_clear()
 
 
 def built(config: DictConfig, facts: DataFacts | None = None) -> tuple[Model, tuple[int, int]]:
     """The model of a composed config and the image size that its cost is counted at; reads the data where it is not known."""
-    plain = resolved(config)
-    facts = facts or facts_of(plain)
-    model = build_model(
-        lambda: instantiate(config.backbone),
-        lambda **sizes: instantiate(config.neck, **sizes),
-        lambda **sizes: instantiate(config.head, **sizes),
-        facts.classes,
-        facts.size,
-        plain["seed"],
-    )
-    return model, facts.size
+    facts = facts or facts_of(resolved(config))
+    return model_for(config, facts.classes, facts.size), facts.size

@@ -1,0 +1,219 @@
+"""Images in memory or mapped from a file, and what a source of images offers.
+
+Every source (generated or read from disk) hands out the same thing: all images of a split as one flat uint8 tensor,
+each at its native size. Nothing is warped or padded to make a rectangle of them; who needs one size asks for it.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Protocol
+
+import torch
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+from necklace.data.files import cores
+
+SplitName = Literal["train", "val", "test"]
+SPLIT_NAMES: tuple[SplitName, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """The images of one split.
+
+    Attributes:
+        pixels: uint8 `[sum(h * w * 3)]`, the images one after another, each `[h, w, 3]` RGB, row by row. With `starts`, it may
+            hold other images too, and is shared by the sets that are selected from this one.
+        shapes: int64 `[N, 2]`, height and width of each image.
+        labels: int64 `[N]`, the class of each image; or, where an image may show several classes, int8 `[N, K]`: 1 present,
+            0 absent, -1 not to be judged.
+        names: One unique id for each image, such as its relative path or `train/17`.
+        starts: int64 `[N]`, where in `pixels` each image begins, for pixels that are mapped from a file and must not be copied;
+            None if the images lie one after another.
+    """
+
+    pixels: torch.Tensor
+    shapes: torch.Tensor
+    labels: torch.Tensor
+    names: tuple[str, ...]
+    starts: torch.Tensor | None = None
+
+    def __post_init__(self):
+        count = len(self.names)
+        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 1:
+            raise ValueError(f"pixels must be uint8 [P], not {self.pixels.dtype} {list(self.pixels.shape)}")
+        if self.shapes.dtype != torch.int64 or tuple(self.shapes.shape) != (count, 2):
+            raise ValueError(f"shapes must be int64 [{count}, 2], not {self.shapes.dtype} {list(self.shapes.shape)}")
+        kind = self.labels.dtype, self.labels.ndim
+        if kind not in ((torch.int64, 1), (torch.int8, 2)) or len(self.labels) != count:
+            raise ValueError(
+                f"labels must be int64 [{count}] or int8 [{count}, K], not {self.labels.dtype} {list(self.labels.shape)}"
+            )
+        if self.labels.ndim == 2 and not bool(((self.labels >= -1) & (self.labels <= 1)).all()):
+            raise ValueError("labels of several classes must be 1 (present), 0 (absent) or -1 (not to be judged)")
+        if count and int(self.shapes.min()) < 1:
+            raise ValueError("an image must be at least 1x1")
+        if self.starts is None:
+            if int(self.offsets[-1]) != self.pixels.numel():
+                raise ValueError(f"shapes ask for {int(self.offsets[-1])} values, pixels hold {self.pixels.numel()}")
+        elif self.starts.dtype != torch.int64 or tuple(self.starts.shape) != (count,):
+            raise ValueError(f"starts must be int64 [{count}], not {self.starts.dtype} {list(self.starts.shape)}")
+        elif bool((self.starts < 0).any()) or bool((self.starts + self.shapes.prod(1) * 3 > self.pixels.numel()).any()):
+            raise ValueError(f"an image of this start and shape does not lie within the {self.pixels.numel()} pixels")
+        if len(set(self.names)) != count:
+            raise ValueError("names of images must be unique")
+
+    @classmethod
+    def build(cls, images: Iterable[torch.Tensor], labels: Sequence[int] | torch.Tensor, names: Sequence[str]) -> "ImageSet":
+        """Put images into one set.
+
+        Args:
+            images: uint8 tensors, each `[h, w, 3]`.
+            labels: One class index for each image, or int8 `[N, K]` as in `ImageSet`.
+            names: One unique id for each image.
+
+        Returns:
+            The set, with the images in the order given.
+        """
+        images = list(images)
+        return cls(
+            pixels=torch.cat([image.reshape(-1) for image in images] or [torch.empty(0, dtype=torch.uint8)]),
+            shapes=torch.tensor([image.shape[:2] for image in images], dtype=torch.int64).reshape(len(images), 2),
+            labels=labels if isinstance(labels, torch.Tensor) else torch.tensor(labels, dtype=torch.int64).reshape(len(labels)),
+            names=tuple(names),
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def offsets(self) -> torch.Tensor:
+        """int64 `[N + 1]`: without `starts`, image i is `pixels[offsets[i]:offsets[i + 1]]`."""
+        ends = (self.shapes.prod(1) * 3).cumsum(0)
+        return torch.cat([ends.new_zeros(1), ends])
+
+    @cached_property
+    def common_shape(self) -> tuple[int, int] | None:
+        """Height and width if all images share them, else None (None too for an empty set)."""
+        if not len(self) or not bool((self.shapes == self.shapes[0]).all()):
+            return None
+        return int(self.shapes[0, 0]), int(self.shapes[0, 1])
+
+    def image(self, index: int) -> torch.Tensor:
+        """Image `index` as a uint8 view `[h, w, 3]`; negative indices count from the end."""
+        count = len(self)
+        if not -count <= index < count:
+            raise IndexError(f"image {index} of a set of {count}")
+        index %= count
+        height, width = self.shapes[index].tolist()
+        start = int((self.offsets if self.starts is None else self.starts)[index])
+        return self.pixels[start : start + height * width * 3].view(height, width, 3)
+
+    def resized(self, height: int, width: int) -> torch.Tensor:
+        """All images at one size.
+
+        Bilinear with antialiasing, image by image, so that an image's pixels do not depend on the others in the set.
+        Images that have the size already are copied untouched; when all have it, the result is a view of `pixels`, unless
+        these are mapped.
+
+        Args:
+            height: Height of every image returned.
+            width: Width of every image returned.
+
+        Returns:
+            uint8 `[N, height, width, 3]`.
+        """
+        if height < 1 or width < 1:
+            raise ValueError(f"images cannot be resized to {height}x{width}: both sides must be at least 1")
+        if self.common_shape == (height, width) and self.starts is None:
+            return self.pixels.view(len(self), height, width, 3)
+        out = torch.empty((len(self), height, width, 3), dtype=torch.uint8)
+
+        inference = torch.is_inference_mode_enabled()
+
+        def fill(first: int) -> None:
+            with torch.inference_mode(inference):  # a thread knows nothing of the mode in which `out` was made
+                for index in range(first, min(first + share, len(self))):
+                    image = self.image(index)
+                    if image.shape[:2] != (height, width):
+                        image = transforms.resize_image(
+                            image.permute(2, 0, 1), [height, width], interpolation=InterpolationMode.BILINEAR, antialias=True
+                        ).permute(1, 2, 0)
+                    out[index] = image
+
+        # Threads, as torch leaves the interpreter free; each takes some images at a time, as one is not worth handing over.
+        workers = cores()
+        share = max(1, min(64, len(self) // (4 * workers)))
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(fill, range(0, len(self), share)))
+        return out
+
+    def digest(self) -> str:
+        """SHA-256 over shapes, labels, pixels and names: the identity of the content, in hexadecimal."""
+        digest = hashlib.sha256()
+        for part in (self.shapes, self.labels):
+            array = part.contiguous().numpy()
+            array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+            # The shape goes in first, so that two different splits of the same bytes into parts cannot collide.
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(array.reshape(-1).data)
+        digest.update(f"|u1({int(self.offsets[-1])},)".encode())
+        for run in self._runs():
+            digest.update(run.contiguous().numpy().data)
+        for name in self.names:
+            # A file name on Linux is any bytes; Python shows the undecodable ones as surrogates.
+            encoded = name.encode("utf-8", "surrogateescape")
+            digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        return digest.hexdigest()
+
+    def select(self, indices: torch.Tensor | Sequence[int]) -> "ImageSet":
+        """The images at `indices` (distinct, int64 `[M]`), in that order, as a set of its own. Mapped pixels are shared."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64).reshape(-1)
+        starts = None
+        if self.starts is not None:
+            pixels, starts = self.pixels, self.starts[chosen]
+        elif self.common_shape is not None:
+            pixels = self.pixels.view(len(self), -1)[chosen].reshape(-1)
+        else:
+            parts = [self.image(index).reshape(-1) for index in chosen.tolist()]
+            pixels = torch.cat(parts or [self.pixels[:0]])
+        return ImageSet(
+            pixels=pixels,
+            shapes=self.shapes[chosen],
+            labels=self.labels[chosen],
+            names=tuple(self.names[index] for index in chosen.tolist()),
+            starts=starts,
+        )
+
+    def _runs(self) -> Iterator[torch.Tensor]:
+        """The images' pixels in order, in pieces that lie in one."""
+        if self.starts is None:
+            yield self.pixels
+        else:
+            yield from (self.image(index).reshape(-1) for index in range(len(self)))
+
+
+class Source(Protocol):
+    """Where images come from: `Glyphs`, `Context`, `Folder`, or a class of yours with these three members.
+
+    A source may carry a fourth, `min_gap: int`: the least number of pixels between the two things that its label
+    depends on (`Context`). A run then refuses a backbone whose receptive field reaches across.
+
+    Attributes:
+        classes: Names of the classes; a label is an index into it.
+        skipped: (path, reason) of every image left out, of the splits read so far.
+    """
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]: ...  # noqa: D102
+
+    def split(self, name: SplitName) -> ImageSet | None:
+        """The images of a split, or None if the source has no such split (val is then taken from train)."""
+        ...

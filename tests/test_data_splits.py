@@ -1,0 +1,142 @@
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from necklace.data.glyphs import Glyphs
+from necklace.data.images import ImageSet, SplitName
+from necklace.data.splits import HANDED, handed_over, read_splits, split_indices, splits_key, splits_of
+
+
+class Toy:
+    """A source of one-colour images whose label is known from their colour."""
+
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def __init__(self, counts: list[int], test: int = 7, side: int = 5) -> None:
+        self.classes = tuple(f"class{i}" for i in range(len(counts)))
+        self.counts, self.test, self.side = counts, test, side
+
+    def split(self, name: str) -> ImageSet | None:
+        if name == "val":
+            return None
+        labels = torch.tensor([i for i, n in enumerate(self.counts) for _ in range(n)])
+        if name == "test":
+            labels = torch.arange(self.test) % len(self.counts)
+        count, side = len(labels), self.side
+        values = torch.arange(count).remainder(256).to(torch.uint8)
+        return ImageSet(
+            pixels=values.repeat_interleave(side * side * 3),
+            shapes=torch.full((count, 2), side),
+            labels=labels,
+            names=tuple(f"{name}/{i}" for i in range(count)),
+        )
+
+
+def test_val_is_a_share_of_each_class() -> None:
+    splits = read_splits(Toy([40, 20]))
+    assert torch.bincount(splits.images["val"].labels).tolist() == [4, 2]
+    assert torch.bincount(splits.images["train"].labels).tolist() == [36, 18]
+    names = [set(splits.images[name].names) for name in ("train", "val")]
+    assert not names[0] & names[1]
+    assert len(names[0] | names[1]) == 60
+    assert read_splits(Toy([40, 20])).digest == splits.digest
+
+
+def test_split_takes_one_image_of_a_small_class_and_none_of_a_single_one() -> None:
+    labels = torch.tensor([0] * 3 + [1] + [2] * 2)
+    kept, held_out = split_indices(labels, 0.1)
+    assert sorted(labels[held_out].tolist()) == [0, 2]
+    assert sorted(kept.tolist() + held_out.tolist()) == list(range(6))
+
+
+def test_limits_keep_the_classes_in_proportion() -> None:
+    images = read_splits(Toy([400, 200]), train_images=60, test_images=4).images
+    labels = torch.cat([images["train"].labels, images["val"].labels])
+    assert torch.bincount(labels).tolist() == [40, 20]
+    assert torch.bincount(images["test"].labels).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"val_fraction": 1.0}, "data.val_fraction=1.0"),
+        ({"train_images": 61}, "data.train_images=61"),
+        ({"test_images": 0}, "data.test_images=0"),
+    ],
+)
+def test_a_wrong_option_is_named(options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match="must") as error:
+        read_splits(Toy([40, 20]), **options)
+    assert words in str(error.value)
+
+
+class Counted(Glyphs):
+    """Glyphs of several shapes that say on the standard error which splits are drawn."""
+
+    skipped = (("odd\udcff.png", "a file of no format"),)
+
+    def split(self, name: SplitName) -> ImageSet | None:
+        print(f"drawn: {name}", file=sys.stderr)
+        return super().split(name)
+
+
+def key_of(**options: Any) -> str:
+    source = {"_target_": "tests.test_data_splits.Counted", "train": 30, "test": 12, "image_size": [20, 24]}
+    return splits_key({"source": source, "size": 32, "val_fraction": 0.2} | options)
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    splits_of.cache_clear()
+
+
+def test_images_are_read_once_for_what_shares_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert key_of(size=16) == key_of()
+    first = splits_of(key_of())
+    assert splits_of(key_of(size=16)) is first
+    assert capsys.readouterr().err.count("drawn: train") == 1
+    assert len(splits_of(key_of(train_images=20)).images["train"]) == 10
+    assert capsys.readouterr().err.count("drawn: train") == 1
+
+
+READ = """
+import json, sys
+from necklace.data.splits import splits_of
+splits = splits_of(sys.argv[1])
+said = {"digest": splits.digest, "classes": splits.classes, "skipped": splits.skipped, "gap": splits.min_gap}
+splits.images["train"].pixels.fill_(0)  # stays in this process
+print(json.dumps(said))
+"""
+
+
+def read_elsewhere(key: str) -> tuple[dict[str, Any], str]:
+    """What another process says of the images, and which it has drawn itself."""
+    done = subprocess.run([sys.executable, "-c", READ, key], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout), done.stderr
+
+
+def test_another_process_maps_what_this_one_has_read() -> None:
+    expected = json.loads(json.dumps({"digest": splits_of(key_of()).digest, "classes": Glyphs.classes, "gap": None}))
+    expected["skipped"] = [list(pair) for pair in Counted.skipped]
+    files = set(os.listdir("/proc/self/fd"))
+    with handed_over([key_of(), key_of(test_images=10)]):
+        path = os.environ[HANDED]
+        for _ in range(2):
+            assert read_elsewhere(key_of()) == (expected, "")
+        other, drawn = read_elsewhere(key_of(test_images=10))
+        assert (other["digest"]["train"], drawn) == (expected["digest"]["train"], "")
+        assert other["digest"]["test"] != expected["digest"]["test"]
+        _, drawn = read_elsewhere(key_of(val_fraction=0.5))  # not handed over
+        assert "drawn: train" in drawn
+    assert HANDED not in os.environ
+    assert set(os.listdir("/proc/self/fd")) == files
+    os.environ[HANDED] = path  # of a process that has let go of them
+    try:
+        assert read_elsewhere(key_of()) == (expected, "".join(f"drawn: {name}\n" for name in ("train", "val", "test")))
+    finally:
+        del os.environ[HANDED]

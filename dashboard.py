@@ -11,8 +11,8 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from wandb.errors import Error as WandbError
 
-from necklace.loggers import wandb_mode
 from necklace.study.plan import make_plan, read_study
+from necklace.wandb_runs import wandb_mode
 
 HERE = Path(__file__).resolve().parent
 

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 from wandb.errors import AuthenticationError
 
-from necklace import loggers
+from necklace import wandb_runs
 from necklace.cell import git_state
 from necklace.history import History
-from necklace.loggers import UPLOADING, finish_wandb, project_name, run_files, run_number, run_tags, wandb_mode
+from necklace.loggers import finish_wandb, project_name, run_tags
 from necklace.record import Record
 from necklace.run import RunFailed
 from necklace.study.dashboard import gate_metrics, workspace
@@ -32,6 +32,7 @@ from necklace.study.states import states
 from necklace.study.table import Layout
 from necklace.study.untrained import built
 from necklace.tasks import Task
+from necklace.wandb_runs import UPLOADING, run_files, run_number, wandb_mode
 from tests.conftest import SMALL, compose_train
 
 ROOT = Path(__file__).parents[1]
@@ -47,8 +48,8 @@ def _alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     home = tmp_path_factory.mktemp("home")
     for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR", "HOME"):
         monkeypatch.setenv(name, str(home))
-    monkeypatch.setattr(loggers, "_found", {})
-    loggers.tell.cache_clear()
+    monkeypatch.setattr(wandb_runs, "_found", {})
+    wandb_runs.tell.cache_clear()
     yield
     assert wandb.run is None
 
@@ -277,23 +278,23 @@ def test_an_online_run_that_was_not_taken_whole_is_marked_for_the_sync(
 
 
 def test_a_server_that_is_silent_gone_or_broken_is_found_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loggers, "PROBE_S", 0.5)
+    monkeypatch.setattr(wandb_runs, "PROBE_S", 0.5)
     asked = []
 
     def probe(server: str) -> str | None:
         asked.append(server)
         return real(server)
 
-    real = loggers._probe
-    monkeypatch.setattr(loggers, "_probe", probe)
+    real = wandb_runs._probe
+    monkeypatch.setattr(wandb_runs, "_probe", probe)
     with create_server(("127.0.0.1", 0)) as silent:
         silent_url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        monkeypatch.setattr(loggers, "_server", lambda: silent_url)
+        monkeypatch.setattr(wandb_runs, "_server", lambda: silent_url)
         for _ in range(3):
             mode, why = wandb_mode("online")
             assert mode == "offline"
             assert silent_url in (why or "")
-    monkeypatch.setattr(loggers, "_server", lambda: "http://127.0.0.1:9")
+    monkeypatch.setattr(wandb_runs, "_server", lambda: "http://127.0.0.1:9")
     mode, why = wandb_mode("online")
     assert mode == "offline"
     assert "refused" in (why or "")
@@ -301,21 +302,21 @@ def test_a_server_that_is_silent_gone_or_broken_is_found_out_once(monkeypatch: p
 
 
 def test_the_mode_follows_the_option_then_the_environment_then_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loggers, "_probe", lambda server: None)
-    monkeypatch.setattr(loggers, "has_wandb_key", lambda: True)
+    monkeypatch.setattr(wandb_runs, "_probe", lambda server: None)
+    monkeypatch.setattr(wandb_runs, "has_wandb_key", lambda: True)
     assert wandb_mode(None) == ("online", None)
     assert wandb_mode("offline") == ("offline", None)
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert wandb_mode(None) == ("offline", None)
     assert wandb_mode("online") == ("online", None)
     monkeypatch.delenv("WANDB_MODE")
-    monkeypatch.setattr(loggers, "has_wandb_key", lambda: False)
+    monkeypatch.setattr(wandb_runs, "has_wandb_key", lambda: False)
     assert wandb_mode(None) == ("offline", None)
 
     def refused() -> bool:
         raise AuthenticationError("API key must have 40+ characters, has 3.")
 
-    monkeypatch.setattr(loggers, "has_wandb_key", refused)
+    monkeypatch.setattr(wandb_runs, "has_wandb_key", refused)
     assert wandb_mode(None) == ("offline", "API key must have 40+ characters, has 3.")
     with pytest.raises(ValueError, match=r"logger\.mode=disabled: must be online, offline or null"):
         wandb_mode("disabled")
@@ -365,8 +366,8 @@ def test_a_study_tells_its_cells_their_row_and_asks_the_server_once(
     assert config.logger.mode is None
     assert capsys.readouterr().out == ""
     asked = []
-    monkeypatch.setattr(loggers, "_probe", lambda server: asked.append(server) or f"{server} has a day off")
-    monkeypatch.setattr(loggers, "has_wandb_key", lambda: True)
+    monkeypatch.setattr(wandb_runs, "_probe", lambda server: asked.append(server) or f"{server} has a day off")
+    monkeypatch.setattr(wandb_runs, "has_wandb_key", lambda: True)
     told = wandb_overrides(plan, Console(soft_wrap=True))
     assert all("logger.mode=offline" in texts for texts in told.values())
     assert len(asked) == 1
@@ -410,11 +411,11 @@ def test_what_is_offline_is_uploaded_newest_file_first_and_only(tmp_path: Path, 
         False,
     )
     assert commands == []
-    monkeypatch.setattr(loggers, "has_wandb_key", lambda: True)
-    monkeypatch.setattr(loggers, "_probe", lambda server: "nobody is there")
+    monkeypatch.setattr(wandb_runs, "has_wandb_key", lambda: True)
+    monkeypatch.setattr(wandb_runs, "_probe", lambda server: "nobody is there")
     assert "nobody is there" in sync(plan, states(plan))[0][0]
-    monkeypatch.setattr(loggers, "_found", {})
-    monkeypatch.setattr(loggers, "_probe", lambda server: None)
+    monkeypatch.setattr(wandb_runs, "_found", {})
+    monkeypatch.setattr(wandb_runs, "_probe", lambda server: None)
     lines, complete = sync(plan, states(plan))
     assert commands == [[newest, interrupted]]
     assert lines[0] == "1 of 2 runs uploaded"

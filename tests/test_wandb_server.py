@@ -16,10 +16,10 @@ import wandb
 import yaml
 
 from necklace.history import History
-from necklace.loggers import UPLOADING, run_files
 from necklace.study.mirror import sync, unsynced
 from necklace.study.plan import make_plan, read_study
 from necklace.study.states import states
+from necklace.wandb_runs import UPLOADING, run_files
 from tests import test_loggers
 from tests.test_loggers import STUDY, Train, by_epoch, read
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 # Code that no run trains with: it reads runs, or shows them elsewhere.
-ONLOOKERS = {"study", "canvas.py", "drawings.py", "erf.py", "loggers.py", "pictures.py"}
+ONLOOKERS = {"study", "canvas.py", "drawings.py", "erf.py", "loggers.py", "pictures.py", "wandb_runs.py"}
 
 # What a run's result does not depend on, so that its identity must not either. All else counts: an option too many in the
 # identity makes a new cell, which costs time; a forgotten one would pass off one cell's result as another's.

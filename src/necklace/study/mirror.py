@@ -11,11 +11,12 @@ from pathlib import Path
 import wandb
 from rich.console import Console
 
-from necklace.loggers import FINISH_S, UPLOADING, arrived, offline_line, open_run, project_name, run_files, wandb_mode
+from necklace.loggers import project_name
 from necklace.record import write_whole
 from necklace.study.plan import Plan, override
 from necklace.study.states import CellState
 from necklace.study.table import Layout
+from necklace.wandb_runs import FINISH_S, UPLOADING, arrived, offline_line, open_run, run_files, wandb_mode
 
 TABLE = ".table"
 ENDED = ("done", "stale", "failed")

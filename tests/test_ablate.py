@@ -154,6 +154,14 @@ def test_two_lost_records_are_two_runs(undisturbed: Path) -> None:
     assert "6 done" in here(undisturbed, "--plan")[1]
 
 
+def test_cells_see_the_images_that_the_plan_has_drawn(undisturbed: Path, tmp_path: Path) -> None:
+    folder = new_study(tmp_path, overrides=STUDY["overrides"] | {"data.source._target_": "noted.Noted"})
+    code, output = here(folder)
+    assert code == 0, output
+    assert (folder / "drawn").read_text().split() == ["train", "val", "test"]
+    assert outcome(folder) == outcome(undisturbed)
+
+
 def test_two_at_once_share_the_work(undisturbed: Path, tmp_path: Path) -> None:
     raising = {"neck": "deadly", "neck.width": 20, "neck.raises": True}
     folder = new_study(tmp_path, cells=[*STUDY["cells"], raising])

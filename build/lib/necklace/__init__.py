@@ -1,3 +1,0 @@
-"""necklace: ablations of vision necks that can be trusted."""
-
-__version__ = "0.1.0"

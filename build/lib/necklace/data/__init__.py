@@ -1,1 +1,0 @@
-"""Images: where they come from, and how they become batches."""

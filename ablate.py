@@ -31,14 +31,14 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from necklace.study.analysis import analyse
 from necklace.study.archive import Archive, ArchivedCell, archive_of, read_archive, read_costs, write_costs
 from necklace.study.compose import Composer
 from necklace.study.costs import measure_costs
 from necklace.study.execute import execute, plan_lines
 from necklace.study.figures import write_figures
 from necklace.study.mirror import mirrored, sync, write_table
-from necklace.study.plan import Plan, make_plan, read_study
-from necklace.study.results import analyse
+from necklace.study.plan import METRICS, Plan, make_plan, read_study
 from necklace.study.runs import archive_of_runs
 from necklace.study.states import states
 from necklace.study.table import Layout, layout, terminal
@@ -87,7 +87,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--from", dest="root", type=Path, metavar="DIR", help="a table of any runs, such as those in outputs/demo"
     )
-    parser.add_argument("--metric", default="test/acc", help="with --from: test/acc (the default) or test/map")
+    parser.add_argument(
+        "--metric", default="test/acc", choices=METRICS, metavar="METRIC", help=f"with --from: one of {', '.join(METRICS)}"
+    )
     parser.add_argument("--figures", type=Path, metavar="DIR", help="with --from: also draw figures into this folder")
     arguments = parser.parse_intermixed_args()
     if (arguments.name is None) == (arguments.root is None):

@@ -13,7 +13,7 @@ from PIL import Image
 from necklace.study.archive import read_archive, read_costs, read_pictures, read_thumbnails, write_archive
 from necklace.study.runs import archive_of_runs
 from tests.conftest import synthetic_record, write_synthetic
-from tests.test_study_results import ROWS, SEEDS, archive
+from tests.test_study_analysis import ROWS, SEEDS, archive
 from tests.test_study_table import lossy
 
 

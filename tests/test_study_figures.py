@@ -17,7 +17,7 @@ from scipy import stats
 from necklace.canvas import LABEL, LEGEND, fitted_lines, text_width
 from necklace.record import Record
 from necklace.study.figures import MOST_ROWS, draw, figure_data, render, write_figures
-from necklace.study.results import Results, Row, RowCost, Run
+from necklace.study.results import Results, Row, RowCost, Run, SamePair
 from necklace.study.stats import Difference, Interval, Summary
 
 NAMES = ("differences", "params", "latency", "curves", "sizes")
@@ -70,6 +70,7 @@ def row(
         difference=difference,
         p_holm=None,
         images=images,
+        control=None,
         by_size={side: float(np.mean([values[seed] for seed in finished])) for side, values in (sizes or {}).items() if done},
         cost=RowCost(params, 10 * params, params // 10, params, latency, 900.0, 210.0) if done else None,
         chosen={},
@@ -129,11 +130,11 @@ def example() -> Results:
         rows.append(row(name, accuracies, params, latency, curves, sizes, first, images, failure))
         first = first or accuracies
     found = results(*rows, noise=rows[0].summary.sd if rows[0].summary else None)
-    spp = Difference(3, 0.0, Interval(0.0, 0.0), None, None, 0.0, None)
+    spp = SamePair("spp", "sppf", {0: 0.0, 1: 0.0, 2: 0.0}, Difference(3, 0.0, None, None, 1.0, 0.5, None))
     return replace(
         found,
         question="Which neck between a small CNN and its classifier helps, at which cost?",
-        same=("spp", "sppf", spp),
+        same=spp,
         notes=("Intervals over 3 seeds are wide: a difference below about 2 points cannot be told from none.",),
         hardware="2 cores of an AMD EPYC 9V74, Debian 12, PyTorch 2.9.1+cpu",
         commands=("python ablate.py example", "python ablate.py example --verify"),

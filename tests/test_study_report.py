@@ -98,6 +98,10 @@ def test_the_report_holds_all_that_was_found(tmp_path: Path) -> None:
     assert "23 of 27 (9 rows, seeds 0, 1, 2)" in elements.text
     assert f"sd {100 * (found.noise or 0):.2f} points" in elements.text
     assert "sppf to spp, which compute the same" in elements.text
+    assert "up to 0.00 points on a seed (n = 3)" in elements.text
+    assert found.same
+    apart = replace(found, same=replace(found.same, gaps={0: 0.05, 1: -0.071}))  # whose mean says nothing
+    assert "up to 7.10 points on a seed (n = 2)" in page_of(apart, tmp_path / "apart.html")
     assert [tag for tag, _ in elements.tags].count("svg") == 5
     lost = page[page.index("Failed and missing runs") :]
     assert lost.count("RuntimeError: focal_window 9 is larger than the map of 7 x 7") == 1

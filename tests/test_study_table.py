@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from necklace.study.results import analyse
+from necklace.study.analysis import analyse
 from necklace.study.table import latex, layout, markdown, runs_csv, terminal
-from tests.test_study_results import ROWS, SEEDS, archive, cell
+from tests.test_study_analysis import ROWS, SEEDS, archive, cell
 
 GOLDEN = Path(__file__).parent / "golden"
 

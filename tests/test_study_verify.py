@@ -18,7 +18,7 @@ from necklace.study.archive import Archive, ArchivedCell, read_archive, read_cur
 from necklace.study.fairness import Unfair
 from necklace.study.verify import check_record, reproduce, verify, write_study
 from tests.conftest import compose_train
-from tests.test_study_results import ROWS, SEEDS, archive, cell
+from tests.test_study_analysis import ROWS, SEEDS, archive, cell
 from tests.test_study_table import lossy
 
 

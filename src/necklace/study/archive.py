@@ -22,7 +22,7 @@ from necklace.record import Record, parse_record
 from necklace.study.plan import Plan
 from necklace.study.states import CellState
 
-LAYOUT = 2
+LAYOUT = 3
 
 # Pictures of a cell that a report shows small, and how small: pixels across, colours.
 SHOWN = ("receptive_field", "gates*", "confusion")
@@ -71,6 +71,7 @@ class Archive:
         seeds: In order.
         axes: Config keys that may differ between cells, or None where nothing was declared.
         same: Two rows that compute the same, or None.
+        controls: Row whose width was matched to a neck's size to what was matched, `params` or `macs`.
         tolerance: Largest difference of the metric when a cell is trained again on another machine.
         allow: Fields that may differ besides the axes.
         arguments: What the command was given beside the study's name, such as overrides, `--seeds 5`, `--allow FIELD`.
@@ -87,6 +88,7 @@ class Archive:
     seeds: tuple[int, ...]
     axes: tuple[str, ...] | None
     same: tuple[str, str] | None
+    controls: dict[str, str]
     tolerance: float
     allow: tuple[str, ...]
     arguments: tuple[str, ...]
@@ -144,6 +146,7 @@ def archive_of(
         seeds=tuple(dict.fromkeys(cell.seed for cell in plan.cells)),
         axes=plan.axes,
         same=study.same,
+        controls=plan.controls,
         tolerance=study.tolerance,
         allow=tuple(allow),
         arguments=tuple(arguments),

@@ -102,6 +102,7 @@ class Plan:
         study: What it was made from.
         rows: Row to the overrides that make it, in order.
         axes: Config keys that may differ between cells.
+        controls: Row whose width was matched to another's neck to what was matched, `params` or `macs`.
         cells: Row by row, seed by seed.
         dropped: Sentences about rows that were asked for twice.
         root: Folder that holds the cells' folders.
@@ -113,6 +114,7 @@ class Plan:
     study: Study
     rows: dict[str, tuple[str, ...]]
     axes: tuple[str, ...]
+    controls: dict[str, str]
     cells: tuple[PlannedCell, ...]
     dropped: tuple[str, ...]
     root: Path
@@ -285,9 +287,18 @@ def make_plan(study: Study, extra: Sequence[str] = (), seeds: int | None = None)
             continue
         kept[name] = overrides
         cells |= {cell.cell_hash: cell for cell in own}
-    pool = planner.root.parent / ".slots"
-    images = tuple(planner.images)
-    return Plan(study, kept, tuple(axes), tuple(cells.values()), tuple(dropped), planner.root, pool, planner.logger, images)
+    return Plan(
+        study=study,
+        rows=kept,
+        axes=tuple(axes),
+        controls={name: grid["match"] for name, _, grid in matched if name in kept},
+        cells=tuple(cells.values()),
+        dropped=tuple(dropped),
+        root=planner.root,
+        pool=planner.root.parent / ".slots",
+        logger=planner.logger,
+        images=tuple(planner.images),
+    )
 
 
 class _Planner:

@@ -140,9 +140,10 @@ def draw_fields(data: dict[str, Any]) -> Figure:
         for (before, after), (colour, shift) in zip(values, looks.values(), strict=False):
             known = [value for value in (before, after) if value is not None]
             axes.plot(known, [y + shift] * len(known), color=colour, linewidth=1, zorder=2)
-            for value, face in ((before, "white"), (after, colour)):
+            # The open dot is the larger: a field that training leaves as it was shows both.
+            for value, face, size in ((before, "white", 7), (after, colour, 4)):
                 if value is not None:
-                    axes.plot(value, y + shift, "o", color=colour, markerfacecolor=face, markersize=5, zorder=3)
+                    axes.plot(value, y + shift, "o", color=colour, markerfacecolor=face, markersize=size, zorder=3)
         if not row["mean"]:
             axes.annotate("no pictures", (0.5, y), xycoords=("axes fraction", "data"), ha="center", va="center", color=GREY)
     theories = {row["theoretical"] for row in rows if row["mean"] and row["theoretical"] is not None}
@@ -154,9 +155,9 @@ def draw_fields(data: dict[str, Any]) -> Figure:
     axes.set_xlim(left=0)
     axes.grid(axis="x", alpha=0.3)
     entries: list[tuple[Artist, list[str]]] = [
-        (Line2D([], [], color=colour, marker="o", markersize=5), [what]) for what, (colour, _) in looks.items()
+        (Line2D([], [], color=colour, marker="o", markersize=4), [what]) for what, (colour, _) in looks.items()
     ]
-    open_dot = Line2D([], [], color=GREY, marker="o", markersize=5, markerfacecolor="white", linestyle="")
+    open_dot = Line2D([], [], color=GREY, marker="o", markersize=7, markerfacecolor="white", linestyle="")
     entries.append((open_dot, ["before training (filled: after); mean over seeds"]))
     if theories:
         entries.append((Line2D([], [], color=GREY, linestyle=":"), ["theoretical radius of the backbone"]))

@@ -80,6 +80,7 @@ def write_report(results: Results, table: Layout, path: Path) -> None:
             if run.thumbnails
         ],
         runs=len(runs),
+        largest_gap=max(map(abs, results.same.gaps.values())) if results.same else None,
         lost=[run for run in runs if run.record is None],
     )
     write_whole(path, page)

@@ -53,6 +53,7 @@ def archive_of_runs(root: Path, metric: str) -> Archive:
         seeds=tuple(sorted({cell.seed for cell in cells})),
         axes=None,
         same=None,
+        controls={},
         tolerance=0.0,
         allow=(),
         arguments=(),

@@ -55,10 +55,9 @@ class Difference:
     Attributes:
         n: Number of shared seeds.
         mean: Mean difference, in the metric's unit.
-        interval: t interval of the mean; None for n = 1, and where all differences are equal but not 0, so that their
-            spread is unknown.
+        interval: t interval of the mean; None for n = 1, and where all differences are equal, so that their spread is unknown.
         bca: BCa bootstrap interval of the mean from n = 20 on; None below, and where all differences are equal.
-        p: Two-sided paired t test; 1 where all differences are 0, and None where `interval` is None.
+        p: Two-sided paired t test; 1 where all of several differences are 0, and else None where `interval` is None.
         p_better: Share of the seeds on which the row is higher, ties counting half.
         effect_size: Mean over standard deviation of the differences, corrected for small n; None where that is undefined: for
             n < 3, and where all differences are equal.
@@ -124,7 +123,7 @@ def paired_difference(row: np.ndarray, baseline: np.ndarray, generator: np.rando
     if n == 1:
         return Difference(n, mean, None, None, None, p_better, None)
     if not differences.any():
-        return Difference(n, mean, Interval(0.0, 0.0), None, 1.0, p_better, None)
+        return Difference(n, mean, None, None, 1.0, p_better, None)
     if np.ptp(exact) <= rounding:
         return Difference(n, mean, None, None, None, p_better, None)
     sd = float(differences.std(ddof=1))
@@ -151,7 +150,8 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Adjust p values for being several (Holm 1979, Scandinavian Journal of Statistics 6, 65-70).
 
     Args:
-        p_values: One for each comparison; None where there is none, which does not count as a comparison.
+        p_values: One for each comparison that was meant; None where its runs gave none. It counts as one that showed nothing:
+            which runs are missing must not make the others look better.
 
     Returns:
         Adjusted p values in the same order, at most 1: those below alpha may be rejected together with a family-wise error of
@@ -163,12 +163,12 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     for p in p_values:
         if p is not None and not 0 <= p <= 1:
             raise ValueError(f"p value {p} is outside [0, 1]")
-    ascending = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    ascending = sorted((1.0 if p is None else p, index) for index, p in enumerate(p_values))
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0
     for rank, (p, index) in enumerate(ascending):
         largest = max(largest, min(1.0, (len(ascending) - rank) * p))
-        adjusted[index] = largest
+        adjusted[index] = None if p_values[index] is None else largest
     return adjusted
 
 

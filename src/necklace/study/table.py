@@ -11,7 +11,7 @@ from rich.text import Text
 
 from necklace.study.archive import Archive
 from necklace.study.results import Results, Row
-from necklace.study.stats import Interval, star
+from necklace.study.stats import Difference, Interval, star
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Layout:
 
 def layout(results: Results) -> Layout:
     """Lay out a study's rows: metrics in percent, differences in percentage points, no column without content."""
-    compared = sum(1 for row in results.rows if row.p_holm is not None)
+    compared = max(1, sum(row.name != results.baseline for row in results.rows))
     total = len(results.seeds)
     columns: list[tuple[str, list[str]]] = [
         ("row", [row.name for row in results.rows]),
@@ -50,6 +50,11 @@ def layout(results: Results) -> Layout:
             ("P(better)", [f"{row.difference.p_better:.2f}" if row.difference else "" for row in results.rows]),
             ("effect", [_effect(row) for row in results.rows]),
             ("95 % images", [_interval(row.images) for row in results.rows]),
+            ("to control", [_to_control(row) for row in results.rows]),
+            (
+                "95 % t to control",
+                [_interval(row.control.difference.interval if row.control else None) for row in results.rows],
+            ),
         ]
     costs = [row.cost for row in results.rows]
     columns += [
@@ -74,11 +79,17 @@ def layout(results: Results) -> Layout:
 def _caption(results: Results) -> str:
     if results.baseline is None:
         return f"{results.metric}: mean and standard deviation over seeds."
+    control = (
+        "to control: the difference to the matched row that has the neck's size. "
+        if any(row.control for row in results.rows)
+        else ""
+    )
     return (
         f"{results.metric}: mean and standard deviation over seeds. Difference to '{results.baseline}' in percentage points, "
         "paired by seed, with the t interval of its mean; p: paired t test, Holm's correction over rows (* below 0.05, where n "
         "can carry it); P(better): share of the seeds; effect: mean over standard deviation of the differences, corrected for "
-        "small n; images: the interval for these weights, over test images, without correction. Costs are for one image; "
+        "small n; images: the interval for these weights, over test images, without correction. "
+        f"{control}Costs are for one image; "
         "latency at batch 1; peak memory of a process that trains."
     )
 
@@ -98,9 +109,17 @@ def _mean(row: Row) -> str:
 def _difference(row: Row, compared: int) -> str:
     if row.difference is None:
         return ""
-    starred = row.p_holm is not None and star(row.p_holm, row.difference.n, compared)
-    pairs = f" (n = {row.difference.n})" if row.summary and row.difference.n != row.summary.n else ""
-    return f"{_signed(row.difference.mean)}{'*' if starred else ''}{pairs}"
+    starred = star(row.p_holm, row.difference.n, compared)
+    return f"{_signed(row.difference.mean)}{'*' if starred else ''}{_pairs(row, row.difference)}"
+
+
+def _to_control(row: Row) -> str:
+    return f"{_signed(row.control.difference.mean)}{_pairs(row, row.control.difference)}" if row.control else ""
+
+
+def _pairs(row: Row, difference: Difference) -> str:
+    """How many seeds a difference is over, where the row has more."""
+    return f" (n = {difference.n})" if row.summary and difference.n != row.summary.n else ""
 
 
 def _effect(row: Row) -> str:

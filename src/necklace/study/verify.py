@@ -17,11 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from necklace.cell import hash_identity
 from necklace.record import Record, unpack_bits, write_whole
 from necklace.run import run
+from necklace.study.analysis import analyse
 from necklace.study.archive import Archive, ArchivedCell, thumbnail_files, write_archive
 from necklace.study.figures import figure_data, write_figures
 from necklace.study.plan import Study, read_study, row_names
 from necklace.study.report import write_report
-from necklace.study.results import analyse
 from necklace.study.table import Layout, latex, layout, markdown, runs_csv
 
 

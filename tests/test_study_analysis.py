@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from necklace.study.analysis import analyse
 from necklace.study.archive import Archive, ArchivedCell
 from necklace.study.fairness import Unfair, differences
-from necklace.study.results import analyse
 from tests.conftest import synthetic_record
 
 ROWS = {
@@ -48,6 +48,7 @@ def archive(cells: list[ArchivedCell] | None = None, **changes) -> Archive:
         "seeds": SEEDS,
         "axes": ("neck", "neck.focal_level"),
         "same": ("spp", "sppf"),
+        "controls": {},
         "tolerance": 0.02,
         "allow": (),
         "arguments": (),
@@ -109,7 +110,8 @@ def test_a_lost_baseline_leaves_no_difference() -> None:
 
 def test_the_same_function_twice_is_numerical_noise() -> None:
     results = analyse(archive())
-    assert results.same[2].mean == 0
+    assert results.same.difference.mean == 0
+    assert results.same.gaps == {0: 0.0, 1: 0.0, 2: 0.0}
     assert "nothing, on 3 of 3 seeds" in results.notes[0]
     assert f"{100 * results.noise:.2f} points" in results.notes[0]
     cells = [cell(row, seed) for row in ROWS for seed in SEEDS]
@@ -119,8 +121,78 @@ def test_the_same_function_twice_is_numerical_noise() -> None:
     gap = 100 * (other.figures["test/acc"] - cells[5].record.figures["test/acc"])
     assert f"{gap:+.2f} (seed 2)" in note
     assert "+0.00 (seed 0)" in note
+    half = stats.t.ppf(0.975, 2) * abs(gap) / 3  # of 0, 0 and the gap: sd = gap / sqrt(3), over sqrt(3) seeds
+    assert f"95 % t interval holds, {gap / 3 - half:+.2f} to {gap / 3 + half:+.2f}" in note
+    # One of two rows makes half of the gaps' variance; below it no spread between seeds is a floor.
+    alone = np.sqrt(gap**2 / 3 / 2)
+    assert 100 * results.noise < alone
+    assert f"less than one run's numerical noise ({alone:.2f}, from the pair)" in note
     cells[8] = replace(cells[8], record=replace(other, initial_hash="1" * 64))
-    assert "do not start from the same weights" in analyse(archive(cells)).notes[0]
+    unlike = analyse(archive(cells))
+    assert "do not start from the same weights" in unlike.notes[0]
+    assert unlike.same is None
+
+
+def test_a_pair_with_two_learning_rates_is_no_measure_of_numerical_noise() -> None:
+    cells = []
+    for row in ROWS:
+        for rate in (0.001, 0.003):
+            for seed in SEEDS:
+                right = np.random.default_rng([seed, int(1e4 * rate)]).random(200) < 0.6
+                record = synthetic_record([*ROWS[row][0], f"optimizer.lr={rate}"], seed, right)
+                record.figures["val/acc"] = 0.6 if (rate == 0.001) == (row == "spp") else 0.5
+                cells.append(ArchivedCell(row, seed, {"optimizer.lr": rate}, record.cell, "done", None, record, {}))
+    results = analyse(archive(cells, axes=("neck", "neck.focal_level", "optimizer.lr")))
+    assert results.notes[0] == "spp and sppf were given different optimizer.lr: no measure of numerical noise."
+    assert results.same is None
+
+
+def test_a_row_is_held_against_the_control_of_its_own_size() -> None:
+    cells = [cell(row, seed) for row in ROWS for seed in SEEDS]
+    right = {seed: np.random.default_rng([seed, 5]).random(200) < 0.75 for seed in SEEDS}
+    made = [synthetic_record(["neck=conv"], seed, right[seed], 10_398, cell=f"conv_s{seed}") for seed in SEEDS]
+    far = [synthetic_record(["neck=conv"], seed, right[seed], 18_000, cell=f"far_s{seed}") for seed in SEEDS]
+    for name, records in (("conv, params as sppf", made), ("conv, params as x", far)):
+        cells += [ArchivedCell(name, seed, {}, r.cell, "done", None, r, {}) for seed, r in zip(SEEDS, records, strict=True)]
+    controls = {"conv, params as sppf": "params", "conv, params as x": "params"}
+    results = analyse(archive(cells, rows=(*ROWS, *controls), controls=controls))
+    rows = by_name(results)
+    # spp has sppf's size; both focal rows are further than 2 % from either control, and a control has none itself.
+    assert {name for name, row in rows.items() if row.control} == {"spp", "sppf"}
+    for name in ("spp", "sppf"):
+        assert rows[name].control.name == "conv, params as sppf"
+        own = [run.record.figures["test/acc"] for run in rows[name].runs]
+        base = [record.figures["test/acc"] for record in made]
+        assert rows[name].control.difference.mean == pytest.approx(np.mean(np.subtract(own, base)))
+        assert rows[name].control.difference.p == pytest.approx(stats.ttest_rel(own, base).pvalue)
+    assert any("spp to 'conv, params as sppf'; sppf to 'conv, params as sppf'" in note for note in results.notes)
+    # Matched by MACs, the control of 10,398 parameters is none of a neck with twice its MACs.
+    for c in cells:
+        if c.row.startswith("conv"):
+            c.record.cost["neck"]["macs"] *= 2
+    by_macs = archive(cells, rows=(*ROWS, *controls), controls=dict.fromkeys(controls, "macs"))
+    assert not any(row.control for row in analyse(by_macs).rows)
+
+
+def test_a_comparison_whose_runs_are_lost_counts() -> None:
+    whole = by_name(analyse(archive()))
+    cells = [cell(row, s, lose="missing" if row.startswith("focal") and s else None) for row in ROWS for s in SEEDS]
+    results = analyse(archive(cells))
+    # Without the two focal rows' p values, those of spp and sppf are not multiplied by less than before.
+    assert by_name(results)["spp"].p_holm == pytest.approx(4 * whole["spp"].difference.p)
+    assert any(note.startswith("No stars with n = 1 or 3: over 4 comparisons") and "8 seeds" in note for note in results.notes)
+    one = analyse(archive([cell(row, 0) for row in ROWS], seeds=(0,)))
+    assert any(note.startswith("No stars with n = 1: over 4 comparisons") for note in one.notes)
+
+
+def test_equal_differences_have_no_interval_and_say_why() -> None:
+    cells = [cell(row, seed) for row in ROWS for seed in SEEDS]
+    for k in (6, 7, 8):  # sppf: 20 of 200 images above none
+        accuracy = cells[k - 6].record.figures["test/acc"] + 0.1
+        cells[k] = replace(cells[k], record=replace(cells[k].record, figures=cells[k].record.figures | {"test/acc": accuracy}))
+    results = analyse(archive(cells))
+    assert by_name(results)["sppf"].difference.interval is None
+    assert "No interval for sppf: the same difference on every seed says nothing of its spread." in results.notes
 
 
 def test_a_users_own_neck_has_code_of_its_own_and_old_code_shows() -> None:
@@ -226,7 +298,7 @@ def test_equal_accuracies_of_different_seeds_are_no_error() -> None:
         for seed in SEEDS
     ]
     results = analyse(archive(cells))
-    assert by_name(results)["spp"].difference.interval.low == 0
+    assert by_name(results)["spp"].difference.mean == 0
     assert results.noise == 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import pytorch_lightning as pl
@@ -507,6 +508,25 @@ def test_without_a_focal_layer_one_line_says_so(train_cell: Train, capsys: pytes
     assert record.gates is None
     assert not (folder / "gates.parquet").exists()
     assert capsys.readouterr().out.count("gates: there is no focal layer in the model") == 1
+
+
+def test_gates_that_broke_the_loss_are_named(train_cell: Train) -> None:
+    options = ["neck=focal", "optimizer.lr=1e30", "schedule=constant", "epochs=1", "callbacks.gates=5"]
+    with pytest.raises(RunFailed, match=r"the training loss is (nan|inf).*\n(?:.*\n)*gates: neck, .*: NaN or infinite"):
+        train_cell(*options)
+
+
+def test_a_pass_comes_with_the_first_validation_that_is_due(train_cell: Train) -> None:
+    record, folder = train_cell("neck=focal", "epochs=6", "callbacks.gates=3", "+trainer.check_val_every_n_epoch=2")
+    assert record.best_epoch in (1, 3, 5)
+    rows = pq.read_table(folder / "gates.parquet").to_pylist()
+    # Val is judged after epochs 1, 3 and 5.
+    assert sorted({row["epoch"] for row in rows if row["weights"] == "epoch"}) == [1, 5]
+
+
+def test_a_class_whose_name_is_no_text_has_rows(tmp_path: Path) -> None:
+    gates = Gates(1, tmp_path / "gates.parquet", ["inv\udcff", "b"], Console(quiet=True))
+    assert pa.Table.from_pylist([{"value": name} for name in gates.classes])["value"].to_pylist() == ["inv\\udcff", "b"]
 
 
 @pytest.mark.parametrize("every", [-1, 1.5, "true"])

@@ -270,6 +270,7 @@ def test_many_sizes_train_resume_and_are_judged_by_size(
     assert sizes[0].split("=")[1] in undisturbed.cell
     assert {"test/acc", "test/acc@16", "test/acc@40", "test/loss@16"} <= undisturbed.figures.keys()
     trained = undisturbed.data["images"]["train"] * 3 - undisturbed.train_images_left_out
+    assert trained == sum(int(row["images"]) for row in history_of(folder))
     assert 0 < trained <= undisturbed.data["images"]["train"] * 3
 
     def stumble(self: History, trainer, pl_module, batch, batch_idx) -> None:
@@ -285,6 +286,98 @@ def test_many_sizes_train_resume_and_are_judged_by_size(
     assert resumed.weights_hash == undisturbed.weights_hash
     assert resumed.figures == undisturbed.figures
     assert history_of(other) == history_of(folder)
+
+
+def test_a_run_goes_on_after_its_last_epoch_and_not_after_its_best(
+    train_cell: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["epochs=6", "optimizer.lr=1e-9"]  # val stays as it is, so the first epoch is the best
+    undisturbed, folder = train_cell(*options, outputs=tmp_path / "undisturbed")
+    assert undisturbed.best_epoch == 0
+    started: list[int] = []
+
+    def stumble(self: History, trainer, pl_module, batch, batch_idx) -> None:
+        started.extend([trainer.current_epoch] if batch_idx == 0 else [])
+        if trainer.current_epoch == 4 and len(started) == 5:
+            raise OSError("unplugged")
+
+    monkeypatch.setattr(History, "on_train_batch_start", stumble)
+    with pytest.raises(RunFailed, match="unplugged"):
+        train_cell(*options)
+    resumed, other = train_cell(*options)
+    assert started == [0, 1, 2, 3, 4, 4, 5]
+    assert (resumed.weights_hash, resumed.figures) == (undisturbed.weights_hash, undisturbed.figures)
+    assert history_of(other) == history_of(folder)
+
+
+def test_a_run_whose_folder_was_moved_knows_its_best_epoch(
+    train_cell: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["epochs=6", "optimizer.lr=1e-9"]
+    undisturbed, _ = train_cell(*options, outputs=tmp_path / "undisturbed")
+
+    def stumble(self: History, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.current_epoch == 4:
+            raise OSError("unplugged")
+
+    monkeypatch.setattr(History, "on_train_batch_start", stumble)
+    with pytest.raises(RunFailed, match="unplugged"):
+        train_cell(*options, outputs=tmp_path / "here")
+    monkeypatch.undo()
+    (tmp_path / "here").rename(tmp_path / "there")
+    resumed, _ = train_cell(*options, outputs=tmp_path / "there")
+    assert resumed.resumed == 1
+    assert resumed.best_epoch == undisturbed.best_epoch == 0
+    assert (resumed.weights_hash, resumed.figures) == (undisturbed.weights_hash, undisturbed.figures)
+    assert not (tmp_path / "here").exists()
+
+
+def test_images_that_a_limit_leaves_out_are_counted(train_cell: Train) -> None:
+    record, folder = train_cell("epochs=2", "+trainer.limit_train_batches=1")
+    assert [row["images"] for row in history_of(folder)] == ["16", "16"]
+    assert record.train_images_left_out == 2 * (record.data["images"]["train"] - 16)
+    assert record.images_per_s == pytest.approx(32 / record.fit_seconds)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "refused"),
+    [
+        (["data/sizes=multiscale", "data.sizes.sizes=[24,48]", "data.sizes.eval_size=48"], True),  # 24 halves the gap
+        (["data/sizes=multiscale", "data.sizes.sizes=[48,56]", "data.sizes.eval_size=48"], False),
+        (["data/sizes=native", "data.source.image_size=[52,64]", "data.source.min_gap=29"], False),
+        (["data/sizes=native", "data.sizes.max_side=32"], True),
+    ],
+)
+def test_the_gap_counts_at_the_smallest_size(train_cell: Train, sizes: list[str], refused: bool) -> None:
+    options = ["data=context", "data.size=48", "epochs=1", "head=pyramid", *sizes]
+    if refused:
+        with pytest.raises(RunFailed, match=r"min_gap=26 \(\d+ after resizing\): must be larger"):
+            train_cell(*options)
+    else:
+        assert train_cell(*options)[0].epochs == 1
+
+
+def test_without_a_validation_nothing_can_be_chosen(train_cell: Train) -> None:
+    with pytest.raises(RunFailed, match="in 2 epochs val was never judged"):
+        train_cell("epochs=2", "+trainer.check_val_every_n_epoch=3")
+
+
+def test_a_number_may_name_a_study(train_cell: Train, tmp_path: Path) -> None:
+    chosen = [*SMALL, f"outputs={tmp_path}", "study=2024", "epochs=1"]
+    record = run(*compose_train(chosen), chosen)
+    assert (tmp_path / "2024" / record.cell / "record.json").exists()
+
+
+def test_one_class_is_refused(train_cell: Train, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for number in range(20):
+            path = tmp_path / "data" / split / "only" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (24, 24), (number, 0, 0)).save(path)
+    small = [text for text in SMALL if "data." not in text]
+    chosen = [*small, f"outputs={tmp_path}", "data=folder", f"data.root={tmp_path / 'data'}"]
+    with pytest.raises(RunFailed, match="the only class is 'only': classification tells at least 2 apart"):
+        run(*compose_train(chosen), chosen)
 
 
 def test_flatten_refuses_sizes_that_vary_and_points_to_pyramid(train_cell: Train) -> None:

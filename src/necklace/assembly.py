@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -67,10 +66,11 @@ def check_gap(data: DataModule, model: Model) -> None:
     if data.min_gap is None:
         return
     seen = receptive_field(model.backbone)
-    shrunk = (torch.tensor(data.size) / data.splits["train"].shapes).min().clamp(max=1)
+    shapes = data.splits["train"].shapes
+    shrunk = (data.sizes.least_shapes(shapes) / shapes).min().clamp(max=1)
     gap = int(data.min_gap * shrunk)
     if seen is None or gap <= seen:
-        resized = f" ({gap} after resizing to data.size)" if gap < data.min_gap else ""
+        resized = f" ({gap} after resizing)" if gap < data.min_gap else ""
         raise ValueError(
             f"data.source.min_gap={data.min_gap}{resized}: must be larger than the backbone's receptive field "
             f"({'the whole image' if seen is None else f'{seen} pixels'}), or the backbone alone can solve the task"

@@ -144,13 +144,14 @@ def _file_code(path: Path) -> str:
 
 @cache
 def git_state() -> dict[str, Any] | None:
-    """Commit and dirty flag of the code, or None where it is not a checkout; asked once, when the code is loaded."""
+    """Commit and dirty flag of the code, or None where it is not from a checkout; asked once, when the code is loaded."""
     root = Path(__file__).resolve().parents[2]
 
     def git(*command: str) -> str:
         return subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=True).stdout
 
     try:
+        git("ls-files", "--error-unmatch", str(Path(__file__).resolve()))  # or it is installed within another's checkout
         return {"sha": git("rev-parse", "HEAD").strip(), "dirty": bool(git("status", "--porcelain").strip())}
     except (OSError, subprocess.CalledProcessError):
         return None

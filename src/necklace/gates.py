@@ -160,7 +160,9 @@ class Gates(Callback):
     def __init__(self, every: int, path: Path, classes: Sequence[str], console: Console) -> None:
         if not isinstance(every, int) or isinstance(every, bool) or every < 0:
             raise ValueError(f"callbacks.gates={every}: must be a number of epochs, or 0 for none")
-        self.every, self.path, self.classes, self.console = every, path, tuple(classes), console
+        self.every, self.path, self.console = every, path, console
+        # A folder's name may be no UTF-8, which a table of text has to be.
+        self.classes = tuple(name.encode(errors="backslashreplace").decode() for name in classes)
         self.chosen: tuple[int, int] | None = None
         self.rows: list[dict[str, Any]] = []
         self._references: dict[str, float] = {}
@@ -184,7 +186,9 @@ class Gates(Callback):
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hook the layers, if a pass is due."""
-        due = trainer.state.fn != TrainerFn.FITTING or (self.every and trainer.current_epoch % self.every == 0)
+        last = max((row["epoch"] for row in self.rows if row["weights"] == "epoch"), default=None)
+        # Not every N-th epoch, but the first with a validation: val need not be judged in each.
+        due = trainer.state.fn != TrainerFn.FITTING or last is None or trainer.current_epoch - last >= self.every
         if self.every and due and focal_layers(pl_module):
             self._watch = self._pass.enter_context(GateWatch(pl_module, len(self.classes), self._references))
 
@@ -229,8 +233,24 @@ class Gates(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the model untouched; where gates were not finite, the traceback should say so."""
         self._unhook()
-        for mark in _marks(self.rows):
+        marks = _marks(self.rows)
+        if not marks and self.every and isinstance(exception, FloatingPointError) and focal_layers(pl_module):
+            marks = self._marks_now(trainer, pl_module)
+        for mark in marks:
             exception.add_note(f"gates: {_told(mark)}")
+
+    def _marks_now(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[dict[str, Any]]:
+        """Which gates are not finite with the weights as they are, on the first batch of val."""
+        data: Any = getattr(trainer, "datamodule")  # noqa: B009, which Lightning attaches without declaring it
+        batch: Batch = data.prepare(next(iter(data.val_dataloader())), augment=False)
+        images, labels = batch.images.to(pl_module.device), batch.labels.to(pl_module.device)
+        with GateWatch(pl_module, len(self.classes)) as watch, torch.no_grad():
+            watch.batch(images, labels)
+            pl_module(images)
+        start = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        return _marks(
+            [{**start, "layer": name} | row for name, layer in watch.layers.items() for row in layer.rows(self.classes)]
+        )
 
     def _unhook(self) -> None:
         self._pass.close()

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Checkpoint
 from rich.console import Console
 
+from necklace.data.datamodule import Batch
 from necklace.loggers import Mirror
 from necklace.record import write_whole
 
@@ -31,6 +33,7 @@ class History(Checkpoint):
         self.extras: list[dict[str, float]] = []  # for each row, what a W&B run was given beside it
         self.resumed = 0
         self._started = 0.0
+        self._images = torch.zeros((), dtype=torch.int64)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""
@@ -44,19 +47,32 @@ class History(Checkpoint):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Give loggers, which start anew in a resumed run, the rows so far: they show one history without a step back."""
         for row, extra in zip(self.rows, self.extras, strict=True):
-            metrics = extra | {name: value for name, value in row.items() if name not in ("step", "seconds")}
+            metrics = extra | {name: value for name, value in row.items() if name not in ("step", "images", "seconds")}
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step=row["step"] - 1)  # Lightning counts a logger's steps from 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the epoch's clock."""
+        """Start the epoch's clock and its count of images."""
         self._started = time.perf_counter()
+        self._images = torch.zeros((), dtype=torch.int64, device=pl_module.device)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Count the step's images, those of all ranks."""
+        self._images += batch.total  # a tensor: a GPU is not waited for
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the epoch's row; Lightning saves checkpoints after this."""
         metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
         seconds = time.perf_counter() - self._started
-        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **metrics, "seconds": seconds}
+        row = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            **metrics,
+            "images": int(self._images),
+            "seconds": seconds,
+        }
         self.rows.append(row)
         mirrored = [logger.scalars.pop(row["epoch"], {}) for logger in trainer.loggers if isinstance(logger, Mirror)]
         self.extras.append({name: value for given in mirrored for name, value in given.items() if name not in row})

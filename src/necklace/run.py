@@ -1,6 +1,5 @@
 """One run: config -> fit -> choose on val -> test once -> record."""
 
-import io
 import logging
 import os
 import platform
@@ -20,14 +19,14 @@ import torch
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning_fabric.plugins import TorchCheckpointIO
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, RichProgressBar
 from rich.console import Console
 
 from necklace.assembly import check_gap, check_stride, datamodule_of, model_of
 from necklace.cell import cell_identity, cell_label, code_digest, git_state, hash_identity
+from necklace.checkpoints import WholeCheckpointIO, checkpoints
 from necklace.data.datamodule import DataModule
 from necklace.gates import Gates
 from necklace.history import History
@@ -82,6 +81,7 @@ def run(config: DictConfig, choices: dict[str, str], overrides: list[str], alone
     started = time.perf_counter()
     git_state()  # now: a commit made while this trains is not what it trains with; nor is an edit
     console = Console(soft_wrap=True, highlight=False, quiet=_rank() != 0)
+    config.study = str(config.study)  # study=2024 is a number to Hydra
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # pyright: ignore[reportAssignmentType]
     if plain["rerun"] not in (True, False, "stale", "failed"):
         raise ValueError(f"rerun={plain['rerun']}: must be true, false, stale (what other code has trained) or failed")
@@ -173,17 +173,6 @@ def _make_room(folder: Path, plain: dict[str, Any], console: Console) -> None:
     write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
 
 
-class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all: Lightning goes by way of the temporary folder, which may be another disk."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint to `path`, whose folder is made if need be."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        write_whole(Path(path), content.getvalue())
-
-
 def _run(
     config: DictConfig,
     plain: dict[str, Any],
@@ -206,7 +195,8 @@ def _run(
             _draw(folder, console)
     except Exception as error:
         write_whole(folder / "FAILED", traceback.format_exc())
-        raise RunFailed(f"{error}\nFAILED; the traceback is in {folder}/FAILED") from error
+        words = "\n".join([f"{error}", *getattr(error, "__notes__", [])])
+        raise RunFailed(f"{words}\nFAILED; the traceback is in {folder}/FAILED") from error
     finally:
         artifact = (plain["logger"] or {}).get("artifact")
         line = finish_wandb(finished, folder / "checkpoints" / "best.ckpt" if artifact else None, folder / "pictures")
@@ -251,16 +241,8 @@ def _train(
     terminal = console.is_terminal
     history = History(folder / "history.csv", None if terminal else console)
     gates = Gates(plain["callbacks"]["gates"], folder / "gates.parquet", data.classes, console)
-    best = ModelCheckpoint(
-        folder / "checkpoints",
-        filename="best",
-        monitor=task.monitor,
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-        save_on_train_epoch_end=True,  # not after validation: the epoch's row of the history would be missing
-    )
-    callbacks: list[Callback] = [gates, history, best, *([RichProgressBar()] if terminal else [])]
+    kept = checkpoints(folder / "checkpoints", task.monitor)
+    callbacks: list[Callback] = [gates, history, *kept, *([RichProgressBar()] if terminal else [])]
     # Filling every fresh tensor with NaN, which comes with deterministic algorithms, costs a quarter of the time on a CPU.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     trainer = pl.Trainer(
@@ -277,7 +259,10 @@ def _train(
     last = folder / "checkpoints" / "last.ckpt"
     trainer.fit(task, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     fit_seconds = sum(row["seconds"] for row in history.rows)
-    checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    chosen = folder / "checkpoints" / "best.ckpt"
+    if not chosen.exists():
+        raise ValueError(f"trainer: in {plain['epochs']} epochs val was never judged, so no checkpoint could be chosen on it")
+    checkpoint = torch.load(chosen, map_location="cpu", weights_only=True)
     task.load_state_dict(checkpoint["state_dict"])
     gates.chosen = int(checkpoint["epoch"]), int(checkpoint["global_step"])
     trainer.loggers = []  # what follows is for the record; a logger would take it for one more epoch
@@ -288,8 +273,7 @@ def _train(
         parts = [part for rank in all_gather_object(task.test_correct) for part in rank]
         test_correct = pack_bits(correctness(parts, len(data.splits["test"])))
         figures |= _test_by_size(trainer, task, data)
-    left_out = data.left_out(plain["epochs"], trainer.world_size)
-    images_seen = len(data.splits["train"]) * plain["epochs"] - left_out
+    images_seen = sum(row["images"] for row in history.rows)
     record = Record(
         schema=SCHEMA,
         cell=folder.name,
@@ -302,7 +286,7 @@ def _train(
         best_epoch=int(checkpoint["epoch"]),
         epochs=plain["epochs"],
         steps=trainer.global_step,
-        train_images_left_out=left_out,
+        train_images_left_out=len(data.splits["train"]) * plain["epochs"] - images_seen,
         test_correct=test_correct,
         gates=gates.summary(),
         data={
@@ -367,13 +351,14 @@ def _rank() -> int:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's advertisements off the user's screen, and three warnings about what is meant to be as it is."""
+    """Keep Lightning's advertisements off the user's screen, and its warnings about what is meant to be as it is."""
     logger = logging.getLogger("pytorch_lightning")
     level = logger.level
     logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # Lightning's own call
         warnings.filterwarnings("ignore", message=r"The number of training batches .* logging interval")  # epochs are logged
+        warnings.filterwarnings("ignore", message=r".*could not find the monitored key")  # val need not be judged each epoch
         warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # a resumed run's
         try:
             yield
@@ -382,13 +367,14 @@ def _quiet_lightning() -> Iterator[None]:
 
 
 def check_room(folder: Path, model: Model) -> None:
-    """Find out before training whether the disk holds two checkpoints, each with weights and two moments of the optimizer.
+    """Find out before training whether the disk holds the checkpoints: weights and two moments of the optimizer each.
 
     Raises:
         OSError: It does not.
     """
     checkpoint = 3 * sum(value.numel() * value.element_size() for value in model.state_dict().values())
-    needed, free = 2 * checkpoint + 2**20, shutil.disk_usage(folder).free
+    # The best, the last, and the one that is being written to replace one of them.
+    needed, free = 3 * checkpoint + 2**20, shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(f"{folder}: {free / 2**20:.1f} MiB are free, the checkpoints of this run need {needed / 2**20:.1f} MiB")
 

@@ -59,8 +59,8 @@ class Task(pl.LightningModule):
         return self.model(images)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Tie dropout to the step, so that a resumed run draws what the undisturbed one would have drawn."""
-        torch.manual_seed(stream_seed(self.seed, "dropout", self.global_step, self.global_rank))
+        """Tie dropout to epoch and batch, so that a resumed run draws what the undisturbed one would have drawn."""
+        torch.manual_seed(stream_seed(self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Loss of one step: the sum over the images of all ranks, divided by their number.
@@ -145,6 +145,8 @@ class Classification(Task):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(model, optimizer, schedule, seed)
+        if len(classes) < 2:
+            raise ValueError(f"data: the only class is {', '.join(classes)!r}: classification tells at least 2 apart")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"task.label_smoothing={label_smoothing}: must lie in [0, 1)")
         self.label_smoothing = label_smoothing

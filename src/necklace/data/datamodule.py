@@ -180,11 +180,6 @@ class DataModule(pl.LightningDataModule):
         sized = self._sized[name] if size is None else SizedImages(images, None)
         return Batches(lambda: (0, steps), sized, images.labels, rank)
 
-    def left_out(self, epochs: int, world_size: int) -> int:
-        """Images that training leaves out because they fill no batch, summed over the epochs."""
-        shapes = self.splits["train"].shapes
-        return sum(self.sizes.left_out(shapes, self.batch_size, epoch, world_size, self.seed) for epoch in range(epochs))
-
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 

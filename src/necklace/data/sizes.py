@@ -8,7 +8,7 @@ A plan is the list of an epoch's steps. It depends on nothing but its arguments,
 together, and a resumed run goes on at step k with `steps[k:]`.
 
 - Training: every rank has the same number of steps, each of one size on all ranks, with at least one image; no image comes
-  twice in an epoch. What fills no batch is left out, other images in each epoch, and `left_out` counts it.
+  twice in an epoch. What fills no batch is left out, other images in each epoch.
 - Evaluation: every image exactly once over all ranks. Ranks may differ in the number of steps, and their images by one in all.
 """
 
@@ -78,9 +78,9 @@ class Fixed:
         """One rank's steps through all images of `shapes` (int64 [N, 2]), in their order; see `train_steps`."""
         return _in_order(len(shapes), self._size, batch_size, rank, world_size)
 
-    def left_out(self, shapes: Tensor, batch_size: int, epoch: int, world_size: int, seed: int) -> int:
-        """Number of images that the training steps of `epoch` leave out; see `train_steps`."""
-        return len(shapes) % batch_size
+    def least_shapes(self, shapes: Tensor) -> Tensor:
+        """The smallest size that each image of `shapes` is brought to: int64 [N, 2]."""
+        return torch.tensor(self._size).expand(len(shapes), 2)
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,10 @@ class Multiscale:
         """One rank's steps through all images at `eval_size`; see `Fixed.eval_steps`."""
         return _in_order(len(shapes), self._eval_size, batch_size, rank, world_size)
 
-    def left_out(self, shapes: Tensor, batch_size: int, epoch: int, world_size: int, seed: int) -> int:
-        """Number of images that the training steps of `epoch` leave out; see `Fixed.train_steps`."""
-        return len(shapes) % batch_size
+    def least_shapes(self, shapes: Tensor) -> Tensor:
+        """The smallest size that each image of `shapes` is brought to: int64 [N, 2]."""
+        drawn = [(side, side) for side in self._sides]
+        return torch.tensor([*drawn, self._eval_size]).amin(0).expand(len(shapes), 2)
 
 
 @dataclass(frozen=True)
@@ -222,10 +223,9 @@ class Native:
         sizes, group, counts = self._groups(shapes)
         return _dealt(_by_group(group, torch.arange(len(shapes))), _cut(sizes, counts, batch_size), rank, world_size)
 
-    def left_out(self, shapes: Tensor, batch_size: int, epoch: int, world_size: int, seed: int) -> int:
-        """Number of images that the training steps of `epoch` leave out; see `train_steps`."""
-        sizes, _, counts = self._groups(shapes)
-        return int(self._leftovers(sizes, counts, batch_size, world_size).sum())
+    def least_shapes(self, shapes: Tensor) -> Tensor:
+        """The smallest size that each image of `shapes` is brought to: int64 [N, 2]."""
+        return self.native_shapes(shapes)
 
     def _groups(self, shapes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The shapes [G, 2] that occur, the group [N] of each image, and the number of images [G] in each group."""

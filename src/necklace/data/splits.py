@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -111,11 +112,7 @@ def handed_over(keys: Iterable[str]) -> Iterator[None]:
     files: list[int] = []
     try:
         for key in keys if hasattr(os, "memfd_create") else ():
-            splits = splits_of(key)
-            if all(images.starts is None for images in splits.images.values()):
-                files.append(os.memfd_create("necklace-images"))
-                with os.fdopen(files[-1], "wb", closefd=False) as file:
-                    torch.save({"key": key, **_packed(splits)}, file)
+            files += _held_in_memory(key)
         splits_of.cache_clear()  # this process needs them no more
         os.environ[HANDED] = os.pathsep.join(f"/proc/{os.getpid()}/fd/{number}" for number in files)
         yield
@@ -125,6 +122,17 @@ def handed_over(keys: Iterable[str]) -> Iterator[None]:
             os.environ[HANDED] = before
         for number in files:
             os.close(number)
+
+
+def _held_in_memory(key: str) -> list[int]:
+    """A file without a name that holds the images; none where they are mapped from a file already."""
+    splits = splits_of(key)
+    if any(images.starts is not None for images in splits.images.values()):
+        return []
+    number = os.memfd_create("necklace-images")
+    with os.fdopen(number, "wb", closefd=False) as file:
+        torch.save({"key": key, **_packed(splits)}, file)
+    return [number]
 
 
 def _packed(splits: Splits) -> dict[str, Any]:
@@ -140,9 +148,9 @@ def _taken(path: str, key: str) -> Splits | None:
     """The images in a file that `handed_over` has made; None if it holds others or is gone, with its process."""
     try:
         content = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
-    except OSError:
+    except (OSError, RuntimeError, UnpicklingError):  # on another machine the path may be any file
         return None
-    if content["key"] != key:
+    if not isinstance(content, dict) or content.get("key") != key:
         return None
     images: dict[SplitName, ImageSet] = {
         name: ImageSet(held["pixels"], held["shapes"], held["labels"], tuple(json.loads(held["names"])))

@@ -39,7 +39,7 @@ class ArchivedCell:
         choice: Option to the value that was tried with it, where the study chooses.
         cell: Name of its folder and its record.
         state: `done`, `stale`, `failed`, `running` or `missing`.
-        failure: The last line of its traceback, if it failed.
+        failure: What it failed of, in a line, if it failed.
         record: Of a done or stale cell.
         curve: Column of the learning curve to its values by epoch, None where an epoch has no value.
         pictures: `receptive_field` and `contributions` as in its pictures.json; empty if it was not asked for pictures.

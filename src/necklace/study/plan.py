@@ -315,7 +315,7 @@ class _Planner:
         config, choices = composed(self.composer, overrides)
         refers = "${seed}" in json.dumps(OmegaConf.to_container(config, resolve=False), default=str)
         shared = resolved(config)
-        self.root, self.logger = Path(shared["outputs"]) / shared["study"], shared["logger"]
+        self.root, self.logger = Path(shared["outputs"]) / str(shared["study"]), shared["logger"]
         targets = json.dumps(sorted(part for part in re.findall(r"'_target_': '([^']+)'", str(shared))))
         if targets not in self._codes:
             self._codes[targets] = code_digest(shared)

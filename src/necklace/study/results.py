@@ -19,7 +19,7 @@ class Run:
         record: What it left behind, or None if it has not finished.
         curve: Column of the learning curve to its values by epoch, such as `{"epoch": [0, 1], "val/acc": [0.3, 0.5]}`; NaN
             where an epoch has no such value. Empty without a record.
-        failure: The last line of the traceback of a failed run.
+        failure: What a failed run failed of, in a line.
         pictures: As in `ArchivedCell`.
         thumbnails: As in `ArchivedCell`.
     """

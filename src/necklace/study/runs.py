@@ -6,6 +6,7 @@ from pathlib import Path
 from necklace.cell import hash_identity
 from necklace.record import Record, read_record
 from necklace.study.archive import Archive, ArchivedCell, read_curve, read_pictures
+from necklace.study.states import read_failure
 
 
 def archive_of_runs(root: Path, metric: str) -> Archive:
@@ -35,9 +36,7 @@ def archive_of_runs(root: Path, metric: str) -> Archive:
     cells = []
     for folder in folders:
         record = records.get(folder)
-        failed = folder / "FAILED"
-        lines = failed.read_text(encoding="utf-8", errors="replace").strip().splitlines() if failed.exists() else []
-        failure = lines[-1] if lines and not record else None
+        failure = read_failure(folder) if (folder / "FAILED").exists() and not record else None
         state = "done" if record else "failed" if failure else "missing"
         seed = record.config["seed"] if record else _seed_of(folder)
         curve = read_curve(folder) if record else {}

@@ -17,7 +17,7 @@ class CellState:
         state: `done`, `stale` (done with other code), `failed`, `running`, or `missing`.
         folder: Its folder, if there is one.
         record: What it left behind, if it is done or stale.
-        failure: The last line of its traceback, if it failed.
+        failure: What it failed of, if it failed: the end of its traceback, in one line.
     """
 
     state: str
@@ -47,9 +47,18 @@ def state(cell: PlannedCell, folder: Path | None, root: Path) -> CellState:
     if is_held(root / ".locks" / f"{cell.cell_hash}.lock"):
         return CellState("running", folder)
     if folder is not None and (folder / "FAILED").exists():
-        lines = (folder / "FAILED").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return CellState("failed", folder, failure=lines[-1] if lines else "FAILED is empty")
+        return CellState("failed", folder, failure=read_failure(folder))
     return CellState("missing", folder)
+
+
+def read_failure(folder: Path) -> str:
+    """What stands in a folder's FAILED after the last frame of the traceback: the exception, its words and notes, in one line."""
+    lines = (folder / "FAILED").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    frames = [number for number, line in enumerate(lines) if line.startswith('  File "')]
+    rest = lines[frames[-1] + 1 :] if frames else lines
+    while frames and rest and rest[0].startswith("    "):  # the frame's code and what Python underlines in it
+        rest = rest[1:]
+    return " ".join(line.strip() for line in rest) or "FAILED is empty"
 
 
 def is_held(lock: Path) -> bool:

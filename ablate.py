@@ -1,6 +1,11 @@
 """A study, from plan to table: python ablate.py NAME, for what experiments/NAME/study.yaml asks."""
 
+import signal
 import sys
+
+# Until there is something to stop in good order, Ctrl-C ends this process without a traceback out of its imports.
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from hydra_plugins._necklace_server import start_server
 
@@ -18,6 +23,7 @@ if __name__ == "__main__" and not {
 
 import argparse
 import gc
+import shlex
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,13 +38,13 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from necklace.study.analysis import analyse
-from necklace.study.archive import Archive, ArchivedCell, archive_of, read_archive, read_costs, write_costs
+from necklace.study.archive import Archive, archive_of, read_archive, read_costs, write_costs
 from necklace.study.compose import Composer
 from necklace.study.costs import measure_costs
 from necklace.study.execute import execute, plan_lines
 from necklace.study.figures import write_figures
 from necklace.study.mirror import mirrored, sync, write_table
-from necklace.study.plan import METRICS, Plan, make_plan, read_study
+from necklace.study.plan import METRICS, Plan, make_plan, override, read_study
 from necklace.study.runs import archive_of_runs
 from necklace.study.states import states
 from necklace.study.table import Layout, layout, terminal
@@ -50,11 +56,13 @@ HERE = Path(__file__).resolve().parent
 
 def main() -> None:
     """Parse the command and carry it out; exit code 1 where a cell is not done or something does not hold."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = _parse()
     console = Console(soft_wrap=True, highlight=False, markup=False)
     try:
         if arguments.root:
-            code = table_of_runs(arguments.root, arguments.metric, arguments.figures, console)
+            code = table_of_runs(arguments.root, arguments.metric or METRICS[0], arguments.figures, console)
         else:
             code = study(arguments, console)
     except KeyboardInterrupt:
@@ -72,28 +80,36 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("name", nargs="?", help="folder below experiments/")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value")
-    parser.add_argument("--plan", action="store_true", help="only say what is there and what is missing")
-    parser.add_argument("--table", action="store_true", help="run nothing, write the tables of what is there")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--plan", action="store_true", help="only say what is there and what is missing")
+    instead.add_argument("--table", action="store_true", help="run nothing, write the tables of what is there")
     parser.add_argument("--retry-failed", action="store_true", help="run failed cells again")
     parser.add_argument("--rerun-stale", action="store_true", help="train cells again that other code has trained")
     parser.add_argument("--seeds", type=int, metavar="N", help="so many seeds instead of the study's")
     parser.add_argument(
         "--allow", action="append", default=[], metavar="FIELD", help="let a field differ; printed below the table"
     )
-    parser.add_argument("--verify", action="store_true", help="derive everything committed from records/ and compare")
-    parser.add_argument("--reproduce", type=int, metavar="K", help="train K random cells again and compare with their records")
-    parser.add_argument("--wandb-sync", action="store_true", help="upload the runs that W&B does not have yet; run nothing")
+    instead.add_argument("--verify", action="store_true", help="derive everything committed from records/ and compare")
+    instead.add_argument("--reproduce", type=int, metavar="K", help="train K random cells again and compare with their records")
+    instead.add_argument("--wandb-sync", action="store_true", help="upload the runs that W&B does not have yet; run nothing")
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="more configs, such as a neck of yours")
-    parser.add_argument(
+    instead.add_argument(
         "--from", dest="root", type=Path, metavar="DIR", help="a table of any runs, such as those in outputs/demo"
     )
     parser.add_argument(
-        "--metric", default="test/acc", choices=METRICS, metavar="METRIC", help=f"with --from: one of {', '.join(METRICS)}"
+        "--metric",
+        choices=METRICS,
+        metavar="METRIC",
+        help=f"with --from: one of {', '.join(METRICS)}; the first if none is given",
     )
     parser.add_argument("--figures", type=Path, metavar="DIR", help="with --from: also draw figures into this folder")
     arguments = parser.parse_intermixed_args()
     if (arguments.name is None) == (arguments.root is None):
         parser.error("one of NAME and --from DIR, please")
+    if arguments.root is None and (arguments.metric or arguments.figures):
+        parser.error("--metric and --figures go with --from DIR; a study's metric stands in its study.yaml")
+    if arguments.config_dir and not arguments.config_dir.is_dir():
+        parser.error(f"--config-dir {arguments.config_dir}: there is no such folder")
     if arguments.name and "=" in arguments.name:
         parser.error(f"the study's name comes before overrides such as {arguments.name}")
     return arguments
@@ -113,8 +129,9 @@ def study(arguments: argparse.Namespace, console: Console) -> int:
         if text.lstrip("+~").partition("=")[0] in ("seed", "study", "rerun"):
             raise ValueError(f"{text}: the study sets this; see --seeds, --retry-failed and --rerun-stale")
     if arguments.config_dir:
-        for_hydra.append(f"hydra.searchpath=[file://{arguments.config_dir.resolve()}]")
-    earlier = read_archive(folder).cells if (folder / "records" / "study.json").exists() else ()
+        for_hydra.append(override("hydra.searchpath", [f"file://{arguments.config_dir.resolve()}"]))
+    earlier = read_archive(folder) if (folder / "records" / "study.json").exists() else None
+    kept = earlier.cells if earlier else ()
     with initialize_config_dir(str(HERE / "configs"), version_base="1.3"):
         searched = [text for text in for_hydra if text.startswith("hydra.searchpath")]
         plan = make_plan(read, own + searched, arguments.seeds)
@@ -122,6 +139,11 @@ def study(arguments: argparse.Namespace, console: Console) -> int:
         rerun = ({"failed"} if arguments.retry_failed else set()) | ({"stale"} if arguments.rerun_stale else set())
         for line in plan_lines(plan, found, rerun):
             console.print(line)
+        recorded = {cell.record.cell_hash for cell in kept if cell.record}
+        elsewhere = sum(c.cell_hash in recorded and at.state == "missing" for c, at in zip(plan.cells, found, strict=True))
+        if elsewhere:
+            console.print(f"{elsewhere} of them were trained elsewhere and are in records/: --table makes the table of these,")
+            console.print("while a run trains them again")
         if arguments.plan:
             return 0
         if arguments.wandb_sync:
@@ -129,13 +151,14 @@ def study(arguments: argparse.Namespace, console: Console) -> int:
             for line in lines:
                 console.print(line)
             return 0 if complete else 1
-        _check_replaced(plan, earlier, bool(own or arguments.seeds), folder, console)
+        seeds = ["--seeds", str(arguments.seeds)] if arguments.seeds else []
+        added = [*own, *seeds, *(part for field in arguments.allow for part in ("--allow", field))]
+        if earlier:
+            _check_replaced(plan, earlier, added, arguments.table, folder, console)
         if not arguments.table:
             execute(plan, for_hydra, HERE / "train.py", arguments.retry_failed, arguments.rerun_stale, console)
             found = states(plan)
-        seeds = ["--seeds", str(arguments.seeds)] if arguments.seeds else []
-        added = [*own, *seeds, *(part for field in arguments.allow for part in ("--allow", field))]
-        archive = archive_of(plan, found, earlier, arguments.allow, added, {})
+        archive = archive_of(plan, found, kept, arguments.allow, added, {})
         analyse(archive)  # what is not fair need not be measured
         archive = replace(archive, costs=_costs(plan, archive, folder, not arguments.table))
         in_wandb = None if arguments.table else mirrored(plan)
@@ -146,17 +169,37 @@ def study(arguments: argparse.Namespace, console: Console) -> int:
     return code
 
 
-def _check_replaced(plan: Plan, earlier: Sequence[ArchivedCell], asked: bool, folder: Path, console: Console) -> None:
-    """Results that the plan has no place for go when its table is written: only if study.yaml itself was changed."""
+def _check_replaced(
+    plan: Plan, earlier: Archive, added: Sequence[str], only_table: bool, folder: Path, console: Console
+) -> None:
+    """Results that the plan has no place for go when its table is written: only if study.yaml asks for others."""
     planned = {cell.cell_hash for cell in plan.cells}
-    lost = [cell.cell for cell in earlier if cell.record and cell.record.cell_hash not in planned]
-    if lost and asked:
+    lost = [cell.cell for cell in earlier.cells if cell.record and cell.record.cell_hash not in planned]
+    if not lost:
+        return
+    held, one = f"{folder} holds {len(lost)} results", f"(such as {lost[0]})"
+    before, now = (shlex.join(_without_allow(arguments)) for arguments in (earlier.arguments, added))
+    if before and before != now:
         raise ValueError(
-            f"{folder} holds {len(lost)} results that these overrides or seeds have no place for, such as {lost[0]}; "
+            f"{held} of ablate.py {plan.study.name} {before} {one}, which would be removed without that; give it again, "
+            f"put it into study.yaml, or remove {folder / 'records'}"
+        )
+    if now:
+        raise ValueError(
+            f"{held} that these overrides or seeds have no place for {one}; "
             "give them a study of their own: experiments/OTHER/study.yaml"
         )
-    if lost:
-        console.print(f"{len(lost)} records in {folder} are of cells that study.yaml no longer asks for; they will be removed")
+    if only_table:
+        raise ValueError(
+            f"{held} that study.yaml no longer asks for {one}: --table would only remove them, "
+            "without it they are replaced by what it asks for now"
+        )
+    console.print(f"{held} that study.yaml no longer asks for {one}; they will be removed")
+
+
+def _without_allow(arguments: Sequence[str]) -> list[str]:
+    """A command's arguments without --allow FIELD, which changes no cell."""
+    return [text for n, text in enumerate(arguments) if "--allow" not in (text, arguments[n - 1] if n else "")]
 
 
 def _costs(plan: Plan, archive: Archive, folder: Path, measure: bool) -> dict[str, dict]:

@@ -42,9 +42,9 @@ def dashboard(arguments: argparse.Namespace) -> str:
     entity = arguments.entity
     if not arguments.dry_run:
         mode, why = wandb_mode(None)
-        if mode == "offline":
+        if mode != "online":
             raise RuntimeError(
-                f"{why or 'no API key is configured (wandb login, or WANDB_API_KEY), or WANDB_MODE=offline'}; "
+                f"{why or 'no API key is configured (wandb login, or WANDB_API_KEY), or WANDB_MODE forbids it'}; "
                 "--dry-run prints the workspace without a server; experiments/NAME/report.html shows the same here"
             )
         entity = entity or wandb.Api(timeout=10).default_entity

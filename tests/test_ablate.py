@@ -42,7 +42,8 @@ def ablate(folder: Path, *arguments: str, user: Path = USER) -> subprocess.Popen
     # One thread whatever the slots: in how many parts a sum is taken changes its rounding, and with it the weights.
     threads = [] if "--reproduce" in arguments else ["hydra.launcher.threads=1"]
     command = [sys.executable, str(ROOT / "ablate.py"), "tiny", *threads, *arguments, "--config-dir", str(user)]
-    environment = os.environ | {"PYTHONPATH": str(user), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    path = os.pathsep.join([str(user), str(ROOT / "src")])  # this checkout, whatever is installed
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     # Under a shell's `&`, Ctrl-C would be ignored by all that follows.
     hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
@@ -257,6 +258,7 @@ def test_a_table_of_what_a_colleague_ran_and_more_seeds(undisturbed: Path, tmp_p
     code, output = here(folder, "--table")
     assert code == 0, output
     assert "6 missing" in output  # here
+    assert "6 of them were trained elsewhere and are in records/" in output
     assert table.read_text() == before
     for arguments, message in (
         (["--seeds", "1"], "holds 3 results that these overrides or seeds have no place for"),
@@ -270,6 +272,29 @@ def test_a_table_of_what_a_colleague_ran_and_more_seeds(undisturbed: Path, tmp_p
         assert code == 1
         assert message in output
     assert table.read_text() == before
+    # What study.yaml no longer asks for is not removed by a command that trains nothing in its place,
+    study = folder / "experiments" / "tiny" / "study.yaml"
+    asked = study.read_text()
+    study.write_text(yaml.safe_dump(yaml.safe_load(asked) | {"seeds": [0]}))
+    code, output = here(folder, "--table")
+    assert code == 1
+    assert "holds 3 results that study.yaml no longer asks for" in output
+    # and --verify says what study.yaml has changed.
+    study.write_text(yaml.safe_dump(yaml.safe_load(asked) | {"overrides": STUDY["overrides"] | {"epochs": 7}}))
+    code, output = here(folder, "--verify")
+    assert code == 1
+    assert "study.yaml: overrides is" in output
+    study.write_text(asked)
+    # Nor is what more seeds have given, by a command that does not name them.
+    header = folder / "experiments" / "tiny" / "records" / "study.json"
+    content = json.loads(header.read_text())
+    header.write_text(json.dumps(content | {"arguments": ["--seeds", "2"]}))
+    study.write_text(yaml.safe_dump(yaml.safe_load(asked) | {"seeds": [0]}))
+    code, output = here(folder)
+    assert code == 1
+    assert "holds 3 results of ablate.py tiny --seeds 2" in output
+    header.write_text(json.dumps(content))
+    study.write_text(asked)
     # In a process of its own: what it trains with is what is imported there.
     process = ablate(folder, "--reproduce", "1")
     output = finish(process)

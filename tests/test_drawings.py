@@ -97,6 +97,16 @@ def test_gates_of_one_block_share_a_scale_and_blocks_do_not() -> None:
     pixels(figure)
 
 
+def test_a_long_layer_name_stays_in_the_picture() -> None:
+    maps = LayerMaps([0.5, 0.3, 0.2], [torch.rand(3, 8, 8)], [torch.rand(8, 8)])
+    name = "backbone.network.layers_3.blocks.10.modulation.of_a_user_with_$long$_names"
+    figure = draw_gates(name, ["level1 k3", "level2 k5", "global"], [torch.zeros(8, 8, 3, dtype=torch.uint8)], {"before": maps})
+    figure.draw_without_rendering()
+    (heading,) = figure.subfigs[0].texts
+    assert "$long$" in heading.get_text().replace("\n", "")
+    assert heading.get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_a_layer_without_gates_says_so() -> None:
     images = [torch.zeros(6, 8, 3, dtype=torch.uint8)] * 2
     ungated = LayerMaps([0.5, 0.5], [], [torch.zeros(3, 4)] * 2)

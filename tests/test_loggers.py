@@ -309,7 +309,16 @@ def test_the_mode_follows_the_option_then_the_environment_then_the_key(monkeypat
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert wandb_mode(None) == ("offline", None)
     assert wandb_mode("online") == ("online", None)
-    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_MODE", "dryrun")  # W&B's older names
+    assert wandb_mode(None) == ("offline", None)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert wandb_mode(None) == ("disabled", None)
+    monkeypatch.setenv("WANDB_MODE", "shared")
+    with pytest.raises(ValueError, match="WANDB_MODE=shared: must be online, offline or disabled"):
+        wandb_mode(None)
+    monkeypatch.setenv("WANDB_MODE", "")
+    assert wandb_mode(None) == ("online", None)
+    assert "WANDB_MODE" not in os.environ
     monkeypatch.setattr(wandb_runs, "has_wandb_key", lambda: False)
     assert wandb_mode(None) == ("offline", None)
 
@@ -320,6 +329,37 @@ def test_the_mode_follows_the_option_then_the_environment_then_the_key(monkeypat
     assert wandb_mode(None) == ("offline", "API key must have 40+ characters, has 3.")
     with pytest.raises(ValueError, match=r"logger\.mode=disabled: must be online, offline or null"):
         wandb_mode("disabled")
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"WANDB_MODE": "disabled"}, None),
+        ({"WANDB_MODE": ""}, "W&B run (offline)"),
+        ({"WANDB_BASE_URL": "nowhere", "WANDB_API_KEY": "a" * 40}, "W&B is left alone"),
+        ({"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40}, "W&B is left alone"),
+    ],
+)
+def test_no_setting_of_wandbs_stops_a_run(tmp_path: Path, environment: dict[str, str], said: str | None) -> None:
+    command = [sys.executable, str(ROOT / "train.py"), *SMALL, "logger=wandb", "epochs=1", f"outputs={tmp_path}"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    done = subprocess.run(command, env=clean | environment, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(tmp_path.glob("runs/*/record.json"))) == 1
+    assert (said or "W&B run") not in done.stdout if said is None else said in done.stdout
+
+
+def test_the_key_is_looked_up_without_asking_the_server() -> None:
+    with create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
+        environment = {"WANDB_BASE_URL": f"http://127.0.0.1:{silent.getsockname()[1]}", "WANDB_API_KEY": "a" * 40}
+        code = "from necklace.wandb_runs import has_wandb_key; print(has_wandb_key())"
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.stdout.split() == ["True"], done.stderr
+        silent.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -201,6 +201,25 @@ def test_what_is_no_finished_run_is_named(cell: Path, missing: str, monkeypatch:
         inspect(cell, monkeypatch)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.yaml", b"a: [1,\n", "cannot be read, ParserError"),
+        ("config.yaml", b"a: 1\n", "is not the config of the run"),
+        ("config.yaml", b"", "is not the config of the run"),
+        ("checkpoints/best.ckpt", b"x", "cannot be read, "),
+        ("checkpoints/best.ckpt", None, "cannot be read, "),  # cut off
+    ],
+)
+def test_a_damaged_file_is_named(
+    cell: Path, name: str, content: bytes | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = cell / name
+    path.write_bytes(path.read_bytes()[:-3000] if content is None else content)
+    with pytest.raises(SystemExit, match=f"error: .*{name}: {message}"):
+        inspect(cell, monkeypatch)
+
+
 def test_other_data_and_other_weights_are_refused(cell: Path) -> None:
     path = cell / "record.json"
     record = read_record(path)

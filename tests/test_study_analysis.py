@@ -46,6 +46,7 @@ def archive(cells: list[ArchivedCell] | None = None, **changes) -> Archive:
         "metric": "test/acc",
         "rows": tuple(ROWS),
         "seeds": SEEDS,
+        "overrides": (),
         "axes": ("neck", "neck.focal_level"),
         "same": ("spp", "sppf"),
         "controls": {},

@@ -1,4 +1,5 @@
 import json
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import necklace.study.untrained
 from necklace.model import measure_cost
 from necklace.study.compose import Composer
 from necklace.study.plan import expand, make_plan, override, read_study
-from necklace.study.states import states
+from necklace.study.states import read_failure, states
 from necklace.study.untrained import built, composed
 from tests.conftest import SMALL, synthetic_record, write_synthetic
 
@@ -92,6 +93,27 @@ def test_states(tmp_path: Path) -> None:
     assert found[2].failure == "ValueError: no"
 
 
+def test_a_failure_is_told_from_the_last_frame_on(tmp_path: Path) -> None:
+    def fail(error: Exception) -> str:
+        try:
+            try:
+                raise KeyError("first")
+            except KeyError as first:
+                raise error from first
+        except Exception:
+            (tmp_path / "FAILED").write_text(traceback.format_exc())
+        return read_failure(tmp_path)
+
+    assert fail(ZeroDivisionError("my neck\nis broken")) == "ZeroDivisionError: my neck is broken"
+    noted = FloatingPointError("the loss is nan")
+    noted.add_note("gates: neck, global")
+    assert fail(noted) == "FloatingPointError: the loss is nan gates: neck, global"
+    (tmp_path / "FAILED").write_text("RuntimeError: the process died\n")  # by the launcher, without a traceback
+    assert read_failure(tmp_path) == "RuntimeError: the process died"
+    (tmp_path / "FAILED").write_text("")
+    assert read_failure(tmp_path) == "FAILED is empty"
+
+
 def test_a_matched_control_costs_what_the_named_row_costs(tmp_path: Path) -> None:
     matched = [{"neck": "conv", "match": what, "to": "focal, focal_level=2"} for what in ("params", "macs")]
     changes = {"cells": [{"neck": ["none", "spp"]}, *matched, {"neck": "focal", "neck.focal_level": [1, 2]}]}
@@ -151,6 +173,15 @@ def test_seeds_can_be_fewer_or_more(tmp_path: Path) -> None:
         ({"tolerance": 2}, "between 0 and 1"),
         ({"choose": {"optimizer.lr": 1}}, "lists of values"),
         ({"overrides": ["data=context"]}, "mapping"),
+        ({"seeds": [-1]}, "distinct whole numbers from 0"),
+        ({"same": ["spp", "spp"]}, "two different rows"),
+        ({"overrides": {"seed": 4}}, "overrides: seed: the study sets this itself"),
+        ({"cells": [{"neck": "none", "study": "other"}]}, "cells: study: the study sets this itself"),
+        ({"choose": {"rerun": [True]}}, "choose: rerun: the study sets this itself"),
+        ({"overrides": {"hydra.launcher.slots": 1}}, r"overrides: hydra\.launcher\.slots: the study sets this"),
+        ({"choose": {"neck": ["spp"]}}, "choose: neck: the rows set it"),
+        ({"cells": [{"neck": "none"}, {"neck": "none", "neck.nothing": 1}]}, "row 'none, nothing=1': .*neck.nothing"),
+        ({"cells": [{"neck": "none"}, {"neck": "nowhere"}]}, "row 'nowhere': .*nowhere"),
     ],
 )
 def test_a_study_that_says_nonsense_is_told_so(tmp_path: Path, changes: dict, message: str) -> None:
@@ -173,7 +204,8 @@ def test_expand() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [1, 0.003, 1e-5, True, None, "a b", 'say "so"', "a,b", "it's", [1, 2], [[1, 2], [3]], {"min": 1, "max": 2}, "x=y", "ü"],
+    [1, 0.003, 1e-5, True, None, "a b", 'say "so"', "a,b", "it's", [1, 2], [[1, 2], [3]], {"min": 1, "max": 2}, "x=y", "ü"]
+    + ["true", "null", "nan", "12", "1.5", "1e5", "[a]", "-x", "${x", "/data/x y", ""],
 )
 def test_an_override_gives_the_value_back(value: object) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser

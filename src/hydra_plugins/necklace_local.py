@@ -176,21 +176,28 @@ class LocalLauncher(Launcher):
             if locks is None:
                 continue
             log.info(f"\t#{job.index} : {' '.join(filter_overrides(job.overrides))}")
-            environment = dict(os.environ)
-            if slot.gpus is not None:
-                environment["CUDA_VISIBLE_DEVICES"] = ",".join(slot.gpus)
-            order = Order(
-                task=self._task,
-                job=pack(job.config, self._context),
-                overrides=job.overrides,
-                argv=job.argv,
-                environment=environment,
-                cores=slot.cores,
-                threads=slot.threads,
-                log=None if self._log_dir is None else str(self._log_dir.absolute() / f"{job.index}.log"),
-            )
-            return _Running(job, CellProcess(order), locks)
+            try:
+                return _Running(job, CellProcess(self._order(job, slot)), locks)
+            except BaseException:
+                _release(locks)
+                raise
         return None
+
+    def _order(self, job: _Job, slot: Slot) -> Order:
+        """What the server is to do for a job."""
+        environment = dict(os.environ)
+        if slot.gpus is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(slot.gpus)
+        return Order(
+            task=self._task,
+            job=pack(job.config, self._context),
+            overrides=job.overrides,
+            argv=job.argv,
+            environment=environment,
+            cores=slot.cores,
+            threads=slot.threads,
+            log=None if self._log_dir is None else str(self._log_dir.absolute() / f"{job.index}.log"),
+        )
 
     def _finish(self, ended: _Running) -> JobReturn:
         """Let go of a job that has ended, and say what became of it."""

@@ -102,7 +102,9 @@ def draw_gates(
         )
         blocks = figure.subfigures(len(stages), 1, squeeze=False)[:, 0]
         for block, (stage, maps) in zip(blocks, stages.items(), strict=True):
-            block.suptitle(f"{name}, {stage} training", x=0.01, ha="left", fontsize=FONT_SIZE, fontweight="bold")
+            # Bold letters are wider than those that are measured.
+            heading = "\n".join(fitted_lines(f"{name}, {stage} training", 0.8 * 72 * WIDTH, 2))
+            block.suptitle(heading, x=0.01, ha="left", fontsize=FONT_SIZE, fontweight="bold", parse_math=False)
             _draw_block(block, contexts, pixels, maps)
         return figure
 

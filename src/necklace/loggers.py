@@ -76,13 +76,15 @@ def wandb_logger(
         artifact: Whether `finish_wandb` will be given a checkpoint.
 
     Returns:
-        The logger, or None where W&B does not even start offline, which is told.
+        The logger, or None where WANDB_MODE is `disabled`, or W&B does not even start offline, which is told.
 
     Raises:
         ValueError: Another mode.
     """
     label, _, cell_hash = folder.name.rpartition("_")
     mode, why = wandb_mode(mode)
+    if mode == "disabled":
+        return None
     if why:
         tell(offline_line(why))
     run = open_run(

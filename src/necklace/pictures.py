@@ -8,7 +8,9 @@ import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
+from yaml import YAMLError
 
 from necklace.assembly import datamodule_of, model_of
 from necklace.backbones import receptive_field
@@ -69,8 +72,10 @@ def open_cell(folder: Path) -> Cell:
             failed = "; it has failed, see FAILED there" if (folder / "FAILED").exists() else ""
             raise FileNotFoundError(f"{folder}: not the folder of a finished run, it has no {name}{failed}")
     record = read_record(folder / "record.json")
-    config: Any = OmegaConf.load(folder / "config.yaml")
+    config: Any = _whole(folder / "config.yaml", OmegaConf.load)
     plain: Any = OmegaConf.to_container(config, resolve=True)
+    if not isinstance(plain, dict) or plain.keys() != record.config.keys():
+        raise ValueError(f"{folder / 'config.yaml'}: is not the config of the run that record.json speaks of")
     data = datamodule_of(plain)
     changed = [name for name, digest in record.data["digest"].items() if data.digest.get(name) != digest]
     if changed:
@@ -80,7 +85,8 @@ def open_cell(folder: Path) -> Cell:
         config.backbone.pretrained = None  # the trained weights do not need it
     before = model_of(config, data).eval()
     after = copy.deepcopy(before)
-    checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+    read = partial(torch.load, map_location="cpu", weights_only=True)
+    checkpoint = _whole(folder / "checkpoints" / "best.ckpt", read)
     prefix = "model."
     state = {name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)}
     after.load_state_dict(state)
@@ -90,6 +96,19 @@ def open_cell(folder: Path) -> Cell:
         return Cell(folder, record, data, {"before": before, "after": after}, [])
     note = "the initial weights could not be built again (other code, another torch, no weights file), so 'before' is missing"
     return Cell(folder, record, data, {"after": after}, [note])
+
+
+def _whole(path: Path, read: Callable[[Path], Any]) -> Any:
+    """What a file holds.
+
+    Raises:
+        ValueError: It cannot be read: it is damaged, or cut off.
+    """
+    try:
+        return read(path)
+    except (OSError, EOFError, RuntimeError, UnpicklingError, YAMLError) as error:
+        words = f"{error}".partition("\n")[0]
+        raise ValueError(f"{path}: cannot be read, {type(error).__name__}: {words}") from error
 
 
 def draw_cell(folder: Path) -> list[str]:

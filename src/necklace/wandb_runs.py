@@ -25,6 +25,8 @@ from necklace.cell import git_state
 PROBE_S, INIT_S, FINISH_S = 5.0, 5.0, 5.0
 # In the folder of an online run until all of it has been uploaded.
 UPLOADING = "uploading"
+# Other names that W&B has for its modes.
+ALIASES = {"dryrun": "offline", "run": "online"}
 
 # What each server was found to be: None if it answers, else why it is left alone from then on.
 _found: dict[str, str | None] = {}
@@ -67,7 +69,7 @@ def open_run(folder: Path, run_id: str, mode: str, finish_s: float, **about: Any
                 **about,
             )
         except Exception as error:  # W&B raises what its own process and its libraries raise, not only its own errors
-            words = f"{error}".partition("\n")[0] or type(error).__name__
+            words = f"{error}".partition("\n")[0].replace("<no message>", "") or type(error).__name__
             if attempt == "offline":
                 tell(f"W&B does not start ({words}); the run goes on without it")
                 return None
@@ -110,17 +112,25 @@ def wandb_mode(mode: str | None) -> tuple[str, str | None]:
         mode: `online`, `offline`, or None to choose by WANDB_MODE and whether there is a key.
 
     Returns:
-        `online` or `offline`, and where it is offline against the wish, why.
+        `online`, `offline`, or `disabled` where WANDB_MODE says so; and where it is offline against the wish, why.
 
     Raises:
         ValueError: Another mode.
     """
+    if not os.environ.get("WANDB_MODE", "unset"):
+        del os.environ["WANDB_MODE"]  # exported without a value, which W&B refuses
+    said, allowed = f"logger.mode={mode}", "online, offline or null; logger=none leaves W&B out"
     try:
-        mode = mode or os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
-    except WandbError as error:  # such as a key of the wrong length
-        return "offline", f"{error}"
+        if mode is None and "WANDB_MODE" in os.environ:
+            mode = ALIASES.get(os.environ["WANDB_MODE"], os.environ["WANDB_MODE"])
+            said, allowed = f"WANDB_MODE={mode}", "online, offline or disabled"
+            if mode == "disabled":
+                return mode, None
+        mode = mode or ("online" if has_wandb_key() else "offline")
+    except (WandbError, ValueError) as error:  # such as a key of the wrong length, or a server's address that is none
+        return "offline", " ".join(f"{error}".split())
     if mode not in ("online", "offline"):
-        raise ValueError(f"logger.mode={mode}: must be online, offline or null; logger=none leaves W&B out")
+        raise ValueError(f"{said}: must be {allowed}")
     if mode == "offline":
         return mode, None
     # W&B's reports on itself go to the same server, and the process waits for them at its end: 10 s to 22 s if it is silent.
@@ -133,6 +143,8 @@ def wandb_mode(mode: str | None) -> tuple[str, str | None]:
 
 def has_wandb_key() -> bool:
     """Whether an API key is configured (WANDB_API_KEY, settings file or .netrc); asks no server and no person."""
+    # W&B would ask the server for the name of the key's owner, to tell it, and wait 5 s for an answer each time.
+    wandb.setup(settings=wandb.Settings(silent=True))
     return wandb.login(prompt=False, verify=False)
 
 

@@ -69,6 +69,7 @@ class Archive:
         metric: Name of a figure of the records.
         rows: Names, in order.
         seeds: In order.
+        overrides: Hydra overrides of every cell, as study.yaml has them.
         axes: Config keys that may differ between cells, or None where nothing was declared.
         same: Two rows that compute the same, or None.
         controls: Row whose width was matched to a neck's size to what was matched, `params` or `macs`.
@@ -86,6 +87,7 @@ class Archive:
     metric: str
     rows: tuple[str, ...]
     seeds: tuple[int, ...]
+    overrides: tuple[str, ...]
     axes: tuple[str, ...] | None
     same: tuple[str, str] | None
     controls: dict[str, str]
@@ -144,6 +146,7 @@ def archive_of(
         metric=study.metric,
         rows=tuple(plan.rows),
         seeds=tuple(dict.fromkeys(cell.seed for cell in plan.cells)),
+        overrides=study.overrides,
         axes=plan.axes,
         same=study.same,
         controls=plan.controls,
@@ -253,7 +256,10 @@ def read_archive(folder: Path) -> Archive:
         if cell.state in ("done", "stale"):
             own = path.with_name(f"{cell.cell}.json")
             if not own.is_file():
-                raise FileNotFoundError(f"{own}: the study says that this cell is {cell.state}, but its record is not there")
+                raise FileNotFoundError(
+                    f"{own}: the study says that this cell is {cell.state}, but its record is not there; bring it back "
+                    f"(git checkout), or remove {path.parent}: what outputs/ holds is not trained again"
+                )
             parts = _read_json(own)
             if not isinstance(parts, dict) or parts.keys() != {"record", "curve", "pictures"}:
                 raise ValueError(f"{own}: must hold a record, a curve and pictures")

@@ -169,5 +169,4 @@ def _peak_memory(row: Row, threads: int) -> float:
         subject.step()
     if subject.device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(subject.device) / 2**20, 1)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)  # Linux counts in KiB

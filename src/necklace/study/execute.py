@@ -27,7 +27,7 @@ from necklace.record import Record, write_whole
 from necklace.run import CellBusy, run_composed
 from necklace.study.archive import read_curve
 from necklace.study.mirror import wandb_overrides
-from necklace.study.plan import Plan, PlannedCell
+from necklace.study.plan import Plan, PlannedCell, override
 from necklace.study.states import CellState, state, states
 
 POLL_SECONDS = 0.5
@@ -91,8 +91,8 @@ def _launcher(plan: Plan, hydra_overrides: Sequence[str], script: Path) -> Any:
         own = [
             "hydra/hydra_logging=none",
             "hydra/launcher=local",
-            f"hydra.launcher.script={script}",
-            f"hydra.launcher.log_dir={plan.root / '.logs'}",
+            override("hydra.launcher.script", str(script)),
+            override("hydra.launcher.log_dir", str(plan.root / ".logs")),
         ]
     loader = GlobalHydra.instance().config_loader()
     shared = [*plan.cells[0].overrides, *own, *hydra_overrides]

@@ -50,11 +50,12 @@ def mirrored(plan: Plan) -> tuple[str, str | None] | None:
     """How this study's runs go to W&B, asked once for all cells.
 
     Returns:
-        The mode, and where it is offline against the wish, why; or None where its logger is another.
+        The mode, and where it is offline against the wish, why; or None where its logger is another, or W&B is disabled.
     """
     if not plan.logger or plan.logger.get("_target_") != "necklace.loggers.wandb_logger":
         return None
-    return wandb_mode(plan.logger["mode"])
+    mode, why = wandb_mode(plan.logger["mode"])
+    return None if mode == "disabled" else (mode, why)
 
 
 def write_table(table: Layout, plan: Plan, mode: str) -> str | None:
@@ -139,11 +140,11 @@ def sync(plan: Plan, found: Sequence[CellState]) -> tuple[list[str], bool]:
     if not files:
         without = sum(not run_files(folder) for folder in folders)
         return [f"nothing to upload{f'; {without} cells have no W&B run' if without else ''}", *later], True
-    mode, why = wandb_mode(os.environ.get("WANDB_MODE") or None)
-    if mode == "offline":
+    mode, why = wandb_mode(None)
+    if mode != "online":
         reason = why or "no API key is configured: wandb login, or WANDB_API_KEY"
-        if os.environ.get("WANDB_MODE") == "offline":
-            reason = "WANDB_MODE=offline forbids it"
+        if os.environ.get("WANDB_MODE"):
+            reason = f"WANDB_MODE={os.environ['WANDB_MODE']} forbids it"
         return [f"{len(files)} runs are to be uploaded, but not now: {reason}"], False
     printed = _wandb_sync(files)
     left = [file for file in files if not file.with_suffix(".wandb.synced").exists()]

@@ -27,8 +27,10 @@ from typing import Any
 
 import yaml
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from necklace.cell import cell_identity, cell_label, code_digest, hash_identity
@@ -39,6 +41,7 @@ from necklace.study.untrained import built, composed, facts_of, forget_data, res
 
 MATCH_WITHIN = 0.02
 KEYS = {"question", "baseline", "seeds", "overrides", "cells", "same", "choose", "metric", "tolerance"}
+SET_BY_THE_STUDY = ("seed", "study", "rerun", "outputs")
 METRICS = ("test/acc", "test/map", "test/map07")
 
 
@@ -148,8 +151,10 @@ def read_study(path: Path) -> Study:
         return ValueError(f"{path}: {key}: {content[key]!r}: must be {allowed}")
 
     seeds, grids, same = content["seeds"], content["cells"], content.get("same")
-    if not isinstance(seeds, list) or not seeds or not all(type(s) is int for s in seeds) or len(set(seeds)) != len(seeds):
-        raise wrong("seeds", "a list of distinct whole numbers")
+    if not isinstance(seeds, list) or not seeds or not all(type(s) is int and s >= 0 for s in seeds):
+        raise wrong("seeds", "a list of distinct whole numbers from 0")
+    if len(set(seeds)) != len(seeds):
+        raise wrong("seeds", "a list of distinct whole numbers from 0")
     if not isinstance(grids, list) or not grids or not all(isinstance(grid, dict) and grid for grid in grids):
         raise wrong("cells", "a list of grids, each a mapping of options to values")
     for grid in grids:
@@ -161,11 +166,21 @@ def read_study(path: Path) -> Study:
             raise ValueError(f"{path}: cells: {grid}: an empty list gives no cell")
     if not isinstance(content.get("overrides", {}), dict):
         raise wrong("overrides", "a mapping of options to values")
-    if same is not None and not (isinstance(same, list) and len(same) == 2 and all(isinstance(row, str) for row in same)):
-        raise wrong("same", "a list of two rows")
+    if same is not None and not (
+        isinstance(same, list) and len(same) == 2 and all(isinstance(row, str) for row in same) and same[0] != same[1]
+    ):
+        raise wrong("same", "a list of two different rows")
     choose = content.get("choose", {})
     if not isinstance(choose, dict) or not all(isinstance(values, list) and values for values in choose.values()):
         raise wrong("choose", "a mapping of options to lists of values")
+    in_rows = {_option(key) for grid in grids for key in grid}
+    for where, keys in (("overrides", content.get("overrides", {})), ("cells", in_rows), ("choose", choose)):
+        for key in map(_option, keys):
+            if key in SET_BY_THE_STUDY or key.partition(".")[0].partition("/")[0] == "hydra":
+                raise ValueError(f"{path}: {where}: {key}: the study sets this itself; seeds are listed under seeds")
+    for key in map(_option, choose):
+        if key in in_rows:
+            raise ValueError(f"{path}: choose: {key}: the rows set it; what they are called would not be what they are")
     if content.get("metric", "test/acc") not in METRICS:
         raise wrong("metric", f"one of {', '.join(METRICS)}")
     tolerance = content.get("tolerance", 0.02)
@@ -185,6 +200,11 @@ def read_study(path: Path) -> Study:
     )
 
 
+def _option(key: object) -> str:
+    """The option that an override's key sets."""
+    return str(key).lstrip("+~")
+
+
 def override(key: str, value: Any) -> str:
     """A Hydra override that sets `key` to a YAML value."""
     if isinstance(value, list | dict):
@@ -192,7 +212,10 @@ def override(key: str, value: Any) -> str:
         return f"{key}={text}"
     if value is None or isinstance(value, bool):
         return f"{key}={json.dumps(value)}"
-    if isinstance(value, str) and not re.fullmatch(r"[\w./@+:-]+", value, re.ASCII):
+    # What is not plainly a word would be read as something else: a number, a boolean, null, a list.
+    if isinstance(value, str) and not re.fullmatch(
+        r"(?!(?:true|false|null|nan|inf)$)[a-zA-Z_][\w./@:-]*", value, re.ASCII | re.I
+    ):
         quoted = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'{key}="{quoted}"'
     return f"{key}={value}"
@@ -216,6 +239,13 @@ def row_name(options: Mapping[str, Any]) -> str:
 def row_names(study: Study) -> list[str]:
     """The names of all rows that a study asks for, in order."""
     return list(dict.fromkeys(name for grid in study.grids for _, name in _named(grid)))
+
+
+def axes_of(study: Study) -> tuple[str, ...]:
+    """The config keys that may differ between a study's cells: those of its grids, and what it chooses."""
+    keys = [*study.choose, *(key for grid in study.grids for key in grid if key not in ("match", "to"))]
+    matched = ["neck"] if any("match" in grid for grid in study.grids) else []
+    return tuple(dict.fromkeys([key.removeprefix("+") for key in keys] + matched))
 
 
 def _named(grid: Mapping[str, Any]) -> list[tuple[dict[str, Any], str]]:
@@ -245,13 +275,12 @@ def make_plan(study: Study, extra: Sequence[str] = (), seeds: int | None = None)
         chosen = (*study.seeds[:seeds], *itertools.islice(more, max(0, seeds - len(study.seeds))))
     else:
         chosen = study.seeds
-    shared = (*study.overrides, *extra, f"study={study.name}")
+    shared = (*study.overrides, *extra, override("study", study.name))
     composer = Composer(GlobalHydra.instance().config_loader(), "train")
     rows: dict[str, tuple[str, ...]] = {}
-    axes: dict[str, None] = dict.fromkeys(study.choose)
+    axes = axes_of(study)
     matched: list[tuple[str, dict[str, Any], Mapping[str, Any]]] = []
     for grid in study.grids:
-        axes |= dict.fromkeys(key.removeprefix("+") for key in grid if key not in ("match", "to"))
         for options, name in _named(grid):
             if "match" in grid:
                 matched.append((name, options, grid))
@@ -264,7 +293,6 @@ def make_plan(study: Study, extra: Sequence[str] = (), seeds: int | None = None)
         overrides = tuple(override(key, value) for key, value in options.items())
         width = _matched_width(composer, (*shared, *overrides), (*shared, *rows[grid["to"]]), grid["match"], name)
         rows[name] = (*overrides, f"neck.width={width}")
-        axes["neck"] = None
     for row in [study.baseline, *(study.same or ())]:
         if row not in rows:
             raise ValueError(f"{study.name}: {row}: there is no such row; rows: {'; '.join(rows)}")
@@ -276,7 +304,10 @@ def make_plan(study: Study, extra: Sequence[str] = (), seeds: int | None = None)
         own: list[PlannedCell] = []
         for choice in choices:
             tried = tuple(override(key, value) for key, value in choice.items())
-            own += planner.cells(name, choice, (*shared, *overrides, *tried), chosen)
+            try:
+                own += planner.cells(name, choice, (*shared, *overrides, *tried), chosen)
+            except (ValueError, HydraException, OmegaConfBaseException) as error:
+                raise ValueError(f"{study.name}: row '{name}': {error}") from error
         twins = {cells[cell.cell_hash].row for cell in own if cell.cell_hash in cells}
         if twins and not all(cell.cell_hash in cells for cell in own):
             raise ValueError(f"{study.name}: some of the cells of row '{name}' are those of row '{', '.join(sorted(twins))}'")
@@ -290,7 +321,7 @@ def make_plan(study: Study, extra: Sequence[str] = (), seeds: int | None = None)
     return Plan(
         study=study,
         rows=kept,
-        axes=tuple(axes),
+        axes=axes,
         controls={name: grid["match"] for name, _, grid in matched if name in kept},
         cells=tuple(cells.values()),
         dropped=tuple(dropped),

@@ -50,6 +50,7 @@ def archive_of_runs(root: Path, metric: str) -> Archive:
         metric=metric,
         rows=tuple(dict.fromkeys(cell.row for cell in cells)),
         seeds=tuple(sorted({cell.seed for cell in cells})),
+        overrides=(),
         axes=None,
         same=None,
         controls={},

@@ -52,10 +52,10 @@ def state(cell: PlannedCell, folder: Path | None, root: Path) -> CellState:
 
 
 def read_failure(folder: Path) -> str:
-    """What stands in a folder's FAILED after the last frame of the traceback: the exception, its words and notes, in one line."""
+    """What stands in a folder's FAILED after the traceback's last frame, in one line: the exception, its words and notes."""
     lines = (folder / "FAILED").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     frames = [number for number, line in enumerate(lines) if line.startswith('  File "')]
-    rest = lines[frames[-1] + 1 :] if frames else lines
+    rest = lines[frames[-1] + 1 :] if frames else [line for line in lines if not line.startswith("Traceback")]
     while frames and rest and rest[0].startswith("    "):  # the frame's code and what Python underlines in it
         rest = rest[1:]
     return " ".join(line.strip() for line in rest) or "FAILED is empty"

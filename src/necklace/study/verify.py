@@ -20,7 +20,7 @@ from necklace.run import run
 from necklace.study.analysis import analyse
 from necklace.study.archive import Archive, ArchivedCell, thumbnail_files, write_archive
 from necklace.study.figures import figure_data, write_figures
-from necklace.study.plan import Study, read_study, row_names
+from necklace.study.plan import Study, axes_of, read_study, row_names
 from necklace.study.report import write_report
 from necklace.study.table import Layout, latex, layout, markdown, runs_csv
 
@@ -67,7 +67,7 @@ def _sweep(folder: Path) -> None:
             os.kill(int(path.suffix[1:]), 0)
         except ProcessLookupError:
             path.unlink(missing_ok=True)
-        except (PermissionError, ValueError):  # another user's process, or no file of ours
+        except (PermissionError, ValueError, OverflowError):  # another user's process, or no file of ours
             continue
 
 
@@ -167,11 +167,10 @@ def _check_rows(archive: Archive) -> list[str]:
 def _check_study(archive: Archive, study: Study) -> list[str]:
     """Whether the records are what study.yaml asks for."""
     problems = []
-    for name in ("question", "baseline", "metric", "same", "tolerance"):
-        if getattr(archive, name) != getattr(study, name):
-            problems.append(
-                f"study.yaml: {name} is {getattr(study, name)!r}; the records were read with {getattr(archive, name)!r}"
-            )
+    asked_for = {name: getattr(study, name) for name in ("question", "baseline", "metric", "same", "tolerance", "overrides")}
+    for name, value in (asked_for | {"axes": axes_of(study)}).items():
+        if getattr(archive, name) != value:
+            problems.append(f"study.yaml: {name} is {value!r}; the records were read with {getattr(archive, name)!r}")
     if "--seeds" not in archive.arguments and archive.seeds != study.seeds:
         problems.append(f"study.yaml: seeds are {list(study.seeds)}; the records have {list(archive.seeds)}")
     asked = set(row_names(study))
@@ -278,8 +277,8 @@ def _again(record: Record, scratch: Path, moved: dict[str, str], archive: Archiv
         name = key.removeprefix("data.")
         if name not in plain["data"]:
             raise ValueError(f"{key}: data has no such option; it has {', '.join(sorted(plain['data']))}")
-        # The config is resolved: what was interpolated from this key elsewhere holds its old value too.
-        plain["data"] = _replaced(plain["data"], plain["data"][name], yaml.safe_load(value))
+        # The config is resolved: what was interpolated from this key, under the same name, holds its old value too.
+        plain["data"] = _replaced(plain["data"], name, plain["data"][name], yaml.safe_load(value))
     config = OmegaConf.create(plain | {"outputs": str(scratch), "study": "again", "rerun": False, "logger": None})
     assert isinstance(config, DictConfig)
     threads = torch.get_num_threads()
@@ -298,10 +297,11 @@ def _again(record: Record, scratch: Path, moved: dict[str, str], archive: Archiv
     return Repetition(record.cell, why, same, difference, holds)
 
 
-def _replaced(node: Any, old: Any, new: Any) -> Any:
-    if isinstance(node, dict):
-        return {key: _replaced(value, old, new) for key, value in node.items()}
-    return new if node == old else node
+def _replaced(node: Any, name: str, old: Any, new: Any) -> Any:
+    """A config in which the options of a name that have the old value have the new one."""
+    if not isinstance(node, dict):
+        return node
+    return {key: new if key == name and value == old else _replaced(value, name, old, new) for key, value in node.items()}
 
 
 def _why_not_bitwise(record: Record, again: Record) -> str | None:

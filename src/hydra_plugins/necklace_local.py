@@ -11,7 +11,7 @@ others as they are at `launch`.
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,11 @@ class _Running:
 
 
 class LocalLauncher(Launcher):
-    """See `LocalLauncherConf` for the options."""
+    """See `LocalLauncherConf` for the options.
+
+    Attributes:
+        ended: Is told of each job as it ends, which may be long before `launch` returns: its index and what became of it.
+    """
 
     def __init__(self, slots: int | None, threads: int | None, script: str | None, pool: str, log_dir: str | None) -> None:
         for name, value in (("slots", slots), ("threads", threads)):
@@ -104,6 +108,7 @@ class LocalLauncher(Launcher):
         self._script = os.path.abspath(script or sys.argv[0])
         self._pool = Path(pool)
         self._log_dir = None if log_dir is None else Path(log_dir)
+        self.ended: Callable[[int, JobReturn], None] = lambda index, result: None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Remember what to launch, and start the server: it imports while the caller goes on.
@@ -143,6 +148,7 @@ class LocalLauncher(Launcher):
                 for ended in [each for each in running if each.cell.collect()]:
                     running.remove(ended)
                     results[ended.job.index] = self._finish(ended)
+                    self.ended(ended.job.index, results[ended.job.index])
         finally:
             stop([each.cell for each in running])
             for each in running:

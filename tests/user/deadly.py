@@ -11,6 +11,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
+import necklace.checkpoints
 import necklace.history
 import necklace.record
 import necklace.run
@@ -101,6 +102,6 @@ def fit(self, *arguments, **options):
 
 original, original_fit = necklace.record.write_whole, pl.Trainer.fit
 necklace.record.open = deadly_open  # type: ignore[attr-defined]
-for module in (necklace.record, necklace.run, necklace.history):
+for module in (necklace.record, necklace.run, necklace.history, necklace.checkpoints):
     module.write_whole = write_whole  # type: ignore[assignment]
 pl.Trainer.fit = fit  # type: ignore[method-assign]

@@ -75,8 +75,13 @@ def execute(
             for cell, at in open_cells
             if at.state in wanted
         ]
+        launcher = _launcher(plan, hydra_overrides, script)
+        # Hydra loads its plugins anew, so their classes cannot be asked for. A process that died is told of at once, whatever
+        # becomes of the others.
+        if hasattr(launcher, "ended"):
+            launcher.ended = lambda index, returned, cells=todo: _mark_failed(plan, cells[index], returned)
         with _overview(plan, found, todo, console), handed_over(plan.images):
-            returns = _launcher(plan, hydra_overrides, script).launch(jobs, initial_job_idx=0)
+            returns = launcher.launch(jobs, initial_job_idx=0)
         for cell, returned in zip(todo, returns, strict=True):
             if _is_busy(returned):
                 continue
@@ -112,7 +117,7 @@ def _is_busy(returned: JobReturn) -> bool:
 def _mark_failed(plan: Plan, cell: PlannedCell, returned: JobReturn) -> None:
     """Leave FAILED behind for a cell whose process could not: it died, or the config was refused before the run began."""
     at = state_of(plan, cell)
-    if returned.status != JobStatus.FAILED or at.state in ("done", "stale", "failed", "running"):
+    if returned.status != JobStatus.FAILED or _is_busy(returned) or at.state in ("done", "stale", "failed", "running"):
         return
     folder = plan.root / cell.label if at.folder is None else at.folder
     folder.mkdir(parents=True, exist_ok=True)

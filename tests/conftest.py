@@ -1,4 +1,4 @@
-"""What the tests of several rooms need: composing the config, and one finished cell."""
+"""Fixtures of several packages' tests: composing the config, training one small run, and made-up records."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +14,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
-from necklace.cell import cell_identity, cell_label, code_digest, hash_identity
+from necklace.code_version import code_version
+from necklace.config import Composer, choices_of, composed, resolved
+from necklace.identity import hash_identity, run_identity, run_label
 from necklace.record import SCHEMA, Record, pack_bits
-from necklace.run import run
-from necklace.study.compose import Composer
-from necklace.study.untrained import composed
+from necklace.run.runner import run
+from necklace.spec import RunSpec, run_spec
 
 # The networks of the tests are too small to share out: waiting for a second thread costs more than it does.
 torch.set_num_threads(1)
@@ -52,20 +53,25 @@ def compose_train(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     with initialised():
         config = compose("train", overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(config)
-    choices = {group: str(choice) for group, choice in config.hydra.runtime.choices.items() if "hydra" not in group}
+    choices = choices_of(config)
     with open_dict(config):
         del config["hydra"]
     return config, choices
 
 
+def spec_of(overrides: list[str]) -> RunSpec:
+    """The run of these overrides."""
+    config, choices = compose_train(overrides)
+    return run_spec(resolved(config), choices, overrides)
+
+
 @pytest.fixture
-def train_cell(tmp_path: Path) -> Callable[..., tuple[Record, Path]]:
-    """Run one small cell in this process; gives its record and folder."""
+def train_run(tmp_path: Path) -> Callable[..., tuple[Record, Path]]:
+    """Train one small run in this process; gives its record and folder."""
 
     def train(*overrides: str, outputs: Path = tmp_path) -> tuple[Record, Path]:
-        chosen = [*SMALL, f"outputs={outputs}", *overrides]
-        record = run(*compose_train(chosen), chosen)
-        return record, outputs / "runs" / record.cell
+        record = run(spec_of([*SMALL, f"outputs={outputs}", *overrides]))
+        return record, outputs / "runs" / record.name
 
     return train
 
@@ -78,12 +84,10 @@ def hydra_ready() -> Iterator[None]:
 
 
 @cache
-def _composed_plain(overrides: tuple[str, ...]) -> tuple[str, str, str]:
+def _composed(overrides: tuple[str, ...]) -> tuple[str, str, str]:
     with initialised():
         config, choices = composed(Composer(GlobalHydra.instance().config_loader(), "train"), overrides)
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return json.dumps(plain), json.dumps(choices), code_digest(plain)  # pyright: ignore[reportArgumentType]
+    return json.dumps(resolved(config)), json.dumps(choices), json.dumps(code_version(resolved(config)))
 
 
 def synthetic_record(
@@ -95,34 +99,34 @@ def synthetic_record(
     **fields: Any,
 ) -> Record:
     """A record as a run of these overrides would leave it, with the outcomes given: `correct`, bool [N]."""
-    config, choices, code = _composed_plain(tuple(overrides))
-    plain = {**json.loads(config), "seed": seed}
-    identity = cell_identity(plain, digest or {"train": "a" * 64, "val": "b" * 64, "test": "c" * 64})
-    cell_hash = hash_identity(identity)
+    made, choices, code = _composed(tuple(overrides))
+    config = {**json.loads(made), "seed": seed}
+    identity = run_identity(config, digest or {"train": "a" * 64, "val": "b" * 64, "test": "c" * 64})
+    run_hash = hash_identity(identity)
     accuracy = float(f"{np.mean(correct):.7g}")
     cost = {"params": 500, "macs": 2_000_000, "output": [8, 6, 6]}
     content: dict[str, Any] = {
         "schema": SCHEMA,
-        "cell": f"{cell_label(json.loads(choices), list(overrides), seed)}_{cell_hash}",
-        "cell_hash": cell_hash,
+        "name": f"{run_label(json.loads(choices), list(overrides), seed)}_{run_hash}",
+        "hash": run_hash,
         "choices": json.loads(choices),
-        "config": plain,
+        "config": config,
         "identity": identity,
-        "figures": {"test/acc": accuracy, "test/loss": 1.0, "val/acc": accuracy, "val/loss": 1.0},
+        "metrics": {"test/acc": accuracy, "test/loss": 1.0, "val/acc": accuracy, "val/loss": 1.0},
         "best_epoch": 1,
-        "epochs": plain["epochs"],
+        "epochs": config["epochs"],
         "steps": 10,
         "train_images_left_out": 0,
-        "test_correct": pack_bits(torch.from_numpy(correct)),
+        "test_correct": pack_bits(correct),
         "gates": None,
         "data": {"digest": identity["data"]["digest"], "images": {"train": 100, "test": len(correct)}, "classes": ["a", "b"]},
         "cost": {"backbone": cost, "neck": {**cost, "params": params, "macs": 4 * params}, "head": cost},
         "neck_input": [8, 6, 6],
         "pretrained": [0, 40],
         "initial_hash": "0" * 64,
-        "weights_hash": hash_identity({"cell": cell_hash}) * 6,
+        "weights_hash": hash_identity({"run": run_hash}) * 6,
         "git": {"sha": "f" * 40, "dirty": False},
-        "code": code,
+        "code": json.loads(code),
         "versions": {"python": "3.11.0", "torch": "2.14.1"},
         "device": {"kind": "cpu", "name": "a processor", "threads": 1},
         "world_size": 1,
@@ -137,10 +141,10 @@ def synthetic_record(
 
 def write_synthetic(record: Record, root: Path) -> Path:
     """The folder of a finished run with this record."""
-    folder = root / record.cell
+    folder = root / record.name
     folder.mkdir(parents=True)
     (folder / "record.json").write_text(json.dumps(asdict(record)))
     (folder / "config.yaml").write_text("seed: 0\n")
-    rows = [f"{epoch},{record.figures['val/acc'] * (epoch + 1) / record.epochs:.4f}" for epoch in range(record.epochs)]
+    rows = [f"{epoch},{record.metrics['val/acc'] * (epoch + 1) / record.epochs:.4f}" for epoch in range(record.epochs)]
     (folder / "history.csv").write_text("\n".join(["epoch,val/acc", *rows]) + "\n")
     return folder

@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from necklace.data.augment import Augmentation, adjust, normalise, resized_crops
-from necklace.streams import torch_generator
+from necklace.seeding import torch_generator
 
 
 def images(count: int = 6, height: int = 7, width: int = 9) -> torch.Tensor:
@@ -65,7 +65,7 @@ def test_cutout_greys_one_square_inside_the_image() -> None:
     crop_scale=st.sampled_from([1.0, 0.9, 0.2, 1e-3]),
 )
 @settings(max_examples=80, deadline=None)
-def test_any_shape_keeps_its_shape_and_the_same_draw(
+def test_any_shape_keeps_its_shape_and_the_same_draw(  # noqa: PLR0913, what hypothesis draws
     count, height, width, padding, cutout, flip, photometric, crop_scale
 ) -> None:
     batch = images(count, height, width)

@@ -14,8 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import necklace.data.cache
-from necklace.assembly import datamodule_of
-from necklace.cell import cell_identity
+from necklace.build import datamodule_of
 from necklace.data.augment import Augmentation
 from necklace.data.cache import PixelCache
 from necklace.data.datamodule import DataModule
@@ -24,6 +23,7 @@ from necklace.data.images import ImageSet
 from necklace.data.sizes import Fixed, Multiscale, Native
 from necklace.data.splits import read_splits
 from necklace.data.voc import Voc
+from necklace.identity import run_identity
 from tests.conftest import compose_train
 
 SHAPES = [(20, 30), (17, 9), (20, 30), (40, 12), (1, 1), (33, 64)]
@@ -57,7 +57,7 @@ def train_split(root: Path, cache: Path, memory_gib: float = 0) -> ImageSet:
 def file_mapped_at(images: ImageSet) -> str:
     """The file behind the memory that holds the pixels; empty where there is none."""
     address = images.pixels.data_ptr()
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
         span, _, _, _, _, *path = line.split(maxsplit=5)
         start, end = (int(text, 16) for text in span.split("-"))
         if start <= address < end:
@@ -231,7 +231,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_no_half_file(root, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # the system refuses to let a file grow beyond this
     try:
-        with pytest.raises(OSError, match=r"data\.cache=.*cannot keep 0\.00 GiB .*too large.*data\.memory_gib=1 keeps"):
+        with pytest.raises(OSError, match=r"data\.cache=.*cannot write 0\.00 GiB .*too large.*data\.memory_gib=1 keeps"):
             train_split(root, tmp_path / "cache")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -241,7 +241,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_no_half_file(root, tmp_path):
 
 def test_a_cache_that_cannot_be_made_is_named(root, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"data\.cache=.*file/cache: cannot keep"):
+    with pytest.raises(OSError, match=r"data\.cache=.*file/cache: cannot write"):
         train_split(root, tmp_path / "file/cache")
 
 
@@ -296,6 +296,6 @@ def test_where_the_pixels_are_does_not_make_another_cell(root, tmp_path):
         plain: Any = OmegaConf.to_container(compose_train(chosen)[0], resolve=True)
         data = datamodule_of(plain)
         assert (data.splits["train"].starts is not None) == (memory_gib == 0)
-        identities.append(cell_identity(plain, data.digest))
+        identities.append(run_identity(plain, data.digest))
     assert identities[0] == identities[1]
     assert os.listdir(tmp_path / "cache")

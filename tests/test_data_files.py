@@ -45,7 +45,7 @@ def test_sizes_are_those_of_the_decoded_images(many, tmp_path):
         assert size == (0 if isinstance(result, str) else result.numel())
 
 
-def test_decoding_runs_only_a_little_ahead_and_stops_when_nobody_asks(many, monkeypatch):
+def test_decoding_runs_only_a_little_ahead_and_stops_with_its_consumer(many, monkeypatch):
     monkeypatch.setattr(module, "cores", lambda: 1)
     done = []
     decode = module.decode

@@ -200,7 +200,7 @@ def test_links_inside_the_root_are_followed_and_loops_are_not(root, tmp_path):
     assert dict(folder.skipped) == {
         "train/cat/pipe.png": "not a regular file",
         "train/cat/self": "a broken link",
-        "train/dog/loop": "a link to a folder that it lies in",
+        "train/dog/loop": "a link to a folder that contains it",
     }
 
 

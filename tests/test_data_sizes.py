@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from necklace.data.sizes import Fixed, Multiscale, Native, Sizes, Step
-from necklace.streams import torch_generator
+from necklace.seeding import torch_generator
 
 SIZES: list[Sizes] = [
     Fixed(32),

@@ -1,6 +1,3 @@
-import json
-import os
-import subprocess
 import sys
 from typing import Any
 
@@ -9,7 +6,7 @@ import torch
 
 from necklace.data.glyphs import Glyphs
 from necklace.data.images import ImageSet, SplitName
-from necklace.data.splits import HANDED, handed_over, read_splits, split_indices, splits_key, splits_of
+from necklace.data.splits import read_splits, split_indices, splits_key, splits_of
 
 
 class Toy:
@@ -102,41 +99,3 @@ def test_images_are_read_once_for_what_shares_them(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err.count("drawn: train") == 1
     assert len(splits_of(key_of(train_images=20)).images["train"]) == 10
     assert capsys.readouterr().err.count("drawn: train") == 1
-
-
-READ = """
-import json, sys
-from necklace.data.splits import splits_of
-splits = splits_of(sys.argv[1])
-said = {"digest": splits.digest, "classes": splits.classes, "skipped": splits.skipped, "gap": splits.min_gap}
-splits.images["train"].pixels.fill_(0)  # stays in this process
-print(json.dumps(said))
-"""
-
-
-def read_elsewhere(key: str) -> tuple[dict[str, Any], str]:
-    """What another process says of the images, and which it has drawn itself."""
-    done = subprocess.run([sys.executable, "-c", READ, key], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout), done.stderr
-
-
-def test_another_process_maps_what_this_one_has_read() -> None:
-    expected = json.loads(json.dumps({"digest": splits_of(key_of()).digest, "classes": Glyphs.classes, "gap": None}))
-    expected["skipped"] = [list(pair) for pair in Counted.skipped]
-    files = set(os.listdir("/proc/self/fd"))
-    with handed_over([key_of(), key_of(test_images=10)]):
-        path = os.environ[HANDED]
-        for _ in range(2):
-            assert read_elsewhere(key_of()) == (expected, "")
-        other, drawn = read_elsewhere(key_of(test_images=10))
-        assert (other["digest"]["train"], drawn) == (expected["digest"]["train"], "")
-        assert other["digest"]["test"] != expected["digest"]["test"]
-        _, drawn = read_elsewhere(key_of(val_fraction=0.5))  # not handed over
-        assert "drawn: train" in drawn
-    assert HANDED not in os.environ
-    assert set(os.listdir("/proc/self/fd")) == files
-    os.environ[HANDED] = path  # of a process that has let go of them
-    try:
-        assert read_elsewhere(key_of()) == (expected, "".join(f"drawn: {name}\n" for name in ("train", "val", "test")))
-    finally:
-        del os.environ[HANDED]

@@ -218,7 +218,7 @@ def test_a_box_without_area_that_decides_nothing_is_listed(root):
     assert len(train) == 2
     ((path, reason),) = source.skipped
     assert path == "Annotations/a.xml"
-    assert reason.startswith("object 2 (cat): box xmin=5 ymin=5 xmax=5 ymax=5 has no area; this object alone")
+    assert reason.startswith("object 2 (cat): box xmin=5 ymin=5 xmax=5 ymax=5 has no area; only this object")
 
 
 @pytest.mark.parametrize("box", [(0, 0, 30, 20), (1, 1, 30, 20), (1, 1, 31, 21), (0.5, 1.25, 29.5, 20.0)])
@@ -281,7 +281,7 @@ def test_official_layout_has_the_20_classes(root):
     write(folder, {"Annotations/a.xml": xml(thing("yak"))})
     with pytest.raises(ValueError, match=r"VOC2007/Annotations/a\.xml: class 'yak' is none of aeroplane"):
         Voc(root, year="2007")
-    with pytest.raises(FileNotFoundError, match=r"no such folder; .*give data\.year"):
+    with pytest.raises(FileNotFoundError, match=r"no such folder; .*set data\.year"):
         Voc(root)
 
 
@@ -406,7 +406,7 @@ def test_fuzz(root, kind):
     left_out = {Path(path).stem: reason for path, reason in skipped}
     # Each is used or listed; one that is both has an object without area.
     assert kept | set(left_out) == {"a", *names}
-    assert all("this object alone" in left_out[name] for name in kept & set(left_out))
+    assert all("only this object" in left_out[name] for name in kept & set(left_out))
     assert all(reason for _, reason in skipped)
     assert len(left_out) > 100
     # One by one, each that was left out stops a run with its file's name.

@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from necklace.history import History
 from necklace.record import Record
-from necklace.run import RunFailed, run
-from tests.conftest import SMALL, compose_train
-from tests.test_run import voc_folder
+from necklace.run.history import History
+from necklace.run.runner import RunFailed, run
+from tests.conftest import SMALL, spec_of
+from tests.test_run_runner import voc_folder
 
 GOLDEN = Path(__file__).parent / "golden" / "weights.json"
 BACKBONE = [text for text in SMALL if not text.startswith("backbone")]
@@ -74,7 +74,8 @@ def image_folder(root: Path) -> Path:
             folder = root / split / name
             folder.mkdir(parents=True)
             for number in range(count):
-                image = Image.linear_gradient("L").resize((24 + 4 * (number % 3), 24)).point(lambda v, s=shade: v // 4 + s)
+                ramp = Image.linear_gradient("L").resize((24 + 4 * (number % 3), 24))
+                image = ramp.point([value // 4 + shade for value in range(256)])
                 image.convert("RGB").rotate(90 * (number % 4), expand=True).save(folder / f"{number}.png")
     return root
 
@@ -99,22 +100,22 @@ def train(name: str, data: Path, outputs: Path) -> Record:
         History.on_train_batch_start = stumble
         try:
             with pytest.raises(RunFailed, match="unplugged"):
-                run(*compose_train(chosen), chosen)
+                run(spec_of(chosen))
         finally:
             if before is None:
                 del History.on_train_batch_start
             else:
                 History.on_train_batch_start = before
-    return run(*compose_train(chosen), chosen)
+    return run(spec_of(chosen))
 
 
 def outcome(record: Record) -> dict[str, Any]:
     """What must stay as it is."""
     return {
-        "hash": record.cell_hash,
+        "hash": record.hash,
         "initial_hash": record.initial_hash,
         "weights_hash": record.weights_hash,
-        "metrics": record.figures,
+        "metrics": record.metrics,
         "test_correct": record.test_correct,
         "best_epoch": record.best_epoch,
         "steps": record.steps,
@@ -139,7 +140,7 @@ def machine() -> str:
         optimizer.zero_grad()
         nn.functional.cross_entropy(x, torch.arange(16) % 4).backward()
         optimizer.step()
-    end = sum(parameter.double().sum().item() for parameter in (first, second, depthwise, last))
+    end = float(sum(parameter.detach().double().sum() for parameter in (first, second, depthwise, last)))
     return f"torch {torch.__version__.partition('+')[0]}, {end.hex()}"
 
 

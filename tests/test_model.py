@@ -10,8 +10,9 @@ from necklace.data.datamodule import SizedImages
 from necklace.data.images import ImageSet
 from necklace.data.sizes import Native
 from necklace.heads import Gap, Pyramid
-from necklace.model import Model, build_model, measure_cost, weights_hash
+from necklace.model import Model, build_model, weights_hash
 from necklace.necks import SPP, SPPF, ConvNeck, FocalBlock, FocalModulation, NoNeck
+from necklace.run.costs import measure_cost
 
 Part = Callable[..., nn.Module]
 

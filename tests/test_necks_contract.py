@@ -1,5 +1,6 @@
-"""What every neck owes to whoever uses it: shapes, gradients, configs, and an import that brings nothing along."""
+"""The contract of every neck: shapes, gradients, configs, and pure imports."""
 
+import ast
 import inspect
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from torch import nn
 from necklace import necks
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-NAMES = sorted(path.stem for path in (CONFIGS / "neck").glob("*.yaml"))
+NAMES = sorted(path.stem for path in (CONFIGS / "neck").glob("[!_]*.yaml"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -149,5 +150,25 @@ print(sorted(name for name in set(sys.modules) - before if name.startswith("neck
 """
     lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines[0] == "[]"
-    files = ["control", "focal", "focal_block", "options", "spp"]
+    files = ["blocks", "control", "focal", "focal_block", "focal_parts", "options", "spp"]
     assert lines[1] == str(["necklace", "necklace.necks", *(f"necklace.necks.{name}" for name in files)])
+
+
+@pytest.mark.parametrize(
+    ("neck", "uses"),
+    [
+        ("options", set()),
+        ("blocks", set()),
+        ("focal_parts", set()),
+        ("control", {"blocks", "options"}),
+        ("spp", {"blocks", "options"}),
+        ("focal", {"blocks", "focal_parts", "options"}),
+        ("focal_block", {"blocks", "focal", "options"}),
+    ],
+)
+def test_a_neck_imports_only_what_it_uses(neck: str, uses: set[str]) -> None:
+    tree = ast.parse((Path(necks.__file__).parent / f"{neck}.py").read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    found = {f"{node.module}.{alias.name}" for node in imports for alias in node.names}
+    own = {name.removeprefix("necklace.necks.").partition(".")[0] for name in found if name.startswith("necklace")}
+    assert own == uses

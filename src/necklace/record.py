@@ -1,47 +1,55 @@
-"""What a run leaves behind: one JSON file that a table can be made from without the run's other files.
+"""A run's record: one JSON file, from which a table can be made without the run's other files.
 
-A record is written whole or not at all and read strictly: a field too many or too few is an error, never a row that vanishes.
+A record is written whole or not at all and read strictly: a field that is missing, unknown or of another type is an error that
+names it, never a row that vanishes. Records of earlier schemas are read through `migrations`.
 """
 
 import base64
 import json
-import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypeVar, get_type_hints
 
 import numpy as np
-import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
-SCHEMA = 3
+from necklace.atomic import write_whole
+from necklace.migrations import SCHEMA, migrated_record
+
+T = TypeVar("T")
+
+__all__ = ["SCHEMA", "Record", "checked", "pack_bits", "parse_record", "read_json", "read_record"]
+__all__ += ["unpack_bits", "write_record"]
 
 
 @dataclass(frozen=True)
 class Record:
-    """One finished run. Every figure comes from one set of weights: those that were best on val.
+    """One finished run. Every metric comes from one set of weights: those that were best on val.
 
     Attributes:
         schema: Version of this layout.
-        cell: Name of the run's folder.
-        cell_hash: Identity of the run: equal hashes mean that equal results are due.
+        name: Name of the run's folder.
+        hash: Hash of the run's identity: equal hashes mean that equal results are due.
         choices: Config group to chosen name, such as `{"neck": "focal"}`.
         config: The resolved config.
         identity: What the hash was taken over.
-        figures: Metric to value, such as `{"test/acc": 0.93}`; accuracies in [0, 1], losses in nats.
+        metrics: Metric to value, such as `{"test/acc": 0.93}`; accuracies in [0, 1], losses in nats.
         best_epoch: The epoch, from 0, that val chose.
         epochs: Epochs trained.
         steps: Optimizer steps taken.
         train_images_left_out: Images left out of an epoch because they filled no batch, over all epochs.
         test_correct: One bit per test image in the split's order (numpy.packbits, base64), or None without a test split.
-        gates: What the focal layers' gates do on val at these weights, see `Gates.summary`; None without a focal layer.
+        gates: Gate statistics of the focal layers on val at these weights, see `Gates.summary`; None without a focal layer.
         data: Digest and number of images of each split, class names, and files that were skipped with the reason.
         cost: For backbone, neck and head: `params`, `macs` (for one image) and `output` shape.
         neck_input: Channels, height and width of the neck's input.
         pretrained: Tensors of the backbone taken from a weights file, and tensors in all.
         initial_hash: Weights before the first step.
-        weights_hash: The weights that the figures come from.
+        weights_hash: The weights that the metrics come from.
         git: Commit of the code and whether the tree differed from it; None outside a checkout.
-        code: Digest of the code that it was trained with, see `code_digest`.
+        code: Module to digest of the code that trained it, see `code_version`.
         versions: Package to version.
         device: Kind, name and number of CPU threads.
         world_size: Processes that trained together.
@@ -52,12 +60,12 @@ class Record:
     """
 
     schema: int
-    cell: str
-    cell_hash: str
+    name: str
+    hash: str
     choices: dict[str, str]
     config: dict[str, Any]
     identity: dict[str, Any]
-    figures: dict[str, float]
+    metrics: dict[str, float]
     best_epoch: int
     epochs: int
     steps: int
@@ -71,7 +79,7 @@ class Record:
     initial_hash: str
     weights_hash: str
     git: dict[str, Any] | None
-    code: str
+    code: dict[str, str]
     versions: dict[str, str]
     device: dict[str, Any]
     world_size: int
@@ -89,7 +97,7 @@ def write_record(record: Record, path: Path) -> None:
     """Write a record atomically.
 
     Raises:
-        ValueError: A figure is NaN or infinite.
+        ValueError: A metric is NaN or infinite.
     """
     write_whole(path, json.dumps(asdict(record), indent=1, sort_keys=True, allow_nan=False) + "\n")
 
@@ -98,38 +106,87 @@ def read_record(path: Path) -> Record:
     """Read a record strictly.
 
     Raises:
-        ValueError: The file is not JSON, or its fields are not exactly a record's.
+        ValueError: The file is not JSON, or a field is missing, unknown or of another type.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a record: {error}") from error
-    return parse_record(content, path)
+    return parse_record(read_json(path), path)
 
 
 def parse_record(content: Any, path: Path) -> Record:
-    """A record from what a JSON file held.
+    """A record from what a JSON file held; one of an earlier schema is brought up to date.
 
     Args:
         content: What was read.
         path: Where it was read, for the message.
 
     Raises:
-        ValueError: Its fields are not exactly a record's.
+        ValueError: It is no record, or of a schema that this code does not know.
     """
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        version = content.get("schema") if isinstance(content, dict) else None
-        raise ValueError(f"{path}: not a record of schema {SCHEMA} (schema: {version})")
-    known = {field.name for field in fields(Record)}
-    missing, unknown = sorted(known - content.keys()), sorted(content.keys() - known)
-    if missing or unknown:
-        raise ValueError(f"{path}: not a record: missing {missing or 'nothing'}, unknown {unknown or 'nothing'}")
-    return Record(**content)
+    return checked(Record, migrated_record(content, path), path)
 
 
-def pack_bits(correct: torch.Tensor) -> str:
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: It is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
+
+
+def checked(kind: type[T], content: Any, path: Path, where: str = "") -> T:
+    """A dataclass from what a file holds, with exactly its fields, each of its own type.
+
+    Args:
+        kind: The dataclass. With a class attribute `open_ended`, unknown fields are passed over.
+        content: As it was read.
+        path: Where it was read, for the message.
+        where: Which part of the file it is, for the message.
+
+    Raises:
+        ValueError: It is not; the message is one line with the file, the first field that is wrong, and its value.
+    """
+    try:
+        return kind(**_adapter(kind).validate_python(content))
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False)
+    first = problems[0]
+    field = ".".join([*([where] if where else []), *map(str, first["loc"])]) or "the file"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if first["type"] == "missing":
+        raise ValueError(f"{path}: {field} is missing{more}")
+    raise ValueError(f"{path}: {field}: {_short(first['input'])}: {_MESSAGES.get(first['type'], first['msg'])}{more}")
+
+
+_MESSAGES = {"extra_forbidden": "is not known here", "typed_dict_type": "must be a mapping"}
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[dict[str, Any]]:
+    """Reads a dataclass's fields; a dataclass itself would, in strict mode, take nothing but an instance."""
+    hints = get_type_hints(kind, include_extras=True)
+    given = {
+        field.name: hints[field.name]
+        if field.default is MISSING and field.default_factory is MISSING
+        else NotRequired[hints[field.name]]
+        for field in fields(kind)
+    }
+    shape: Any = TypedDict(kind.__name__, given)  # pyright: ignore[reportArgumentType]
+    extra = "ignore" if getattr(kind, "open_ended", False) else "forbid"
+    shape.__pydantic_config__ = ConfigDict(extra=extra, strict=True)
+    return TypeAdapter(shape)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def pack_bits(correct: np.ndarray) -> str:
     """Pack bool [N] into base64."""
-    return base64.b64encode(np.packbits(correct.numpy()).tobytes()).decode()
+    return base64.b64encode(np.packbits(correct).tobytes()).decode()
 
 
 def unpack_bits(text: str, count: int) -> np.ndarray:
@@ -142,17 +199,3 @@ def unpack_bits(text: str, count: int) -> np.ndarray:
     if len(packed) != -(-count // 8):
         raise ValueError(f"{len(packed)} bytes of correctness bits cannot hold {count} images")
     return np.unpackbits(packed, count=count).astype(bool)
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, and whoever comes after a crash, finds the old content or the new one, never half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

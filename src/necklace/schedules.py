@@ -1,4 +1,4 @@
-"""Learning-rate schedules, each made from (optimizer, total_steps, steps_per_epoch) and stepped after every batch."""
+"""Learning-rate schedules, built from (optimizer, total_steps, steps_per_epoch) and stepped after every batch."""
 
 import math
 
@@ -16,7 +16,7 @@ def cosine(optimizer: Optimizer, total_steps: int, steps_per_epoch: int, warmup_
     """Rise linearly for `warmup_epochs`, then fall along half a cosine to 0 (Loshchilov and Hutter 2017).
 
     Raises:
-        ValueError: The warm-up is as long as the whole training.
+        ValueError: `warmup_epochs` is negative, or not shorter than the whole training.
     """
     warmup_steps = round(warmup_epochs * steps_per_epoch)
     if not 0 <= warmup_steps < total_steps:
@@ -34,5 +34,5 @@ def cosine(optimizer: Optimizer, total_steps: int, steps_per_epoch: int, warmup_
 
 
 def constant(optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> LRScheduler:
-    """Keep the optimizer's lr."""
+    """Keep the optimizer's lr constant."""
     return LambdaLR(optimizer, lambda step: 1.0)

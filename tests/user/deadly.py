@@ -1,7 +1,7 @@
 """A user's neck that ends everything at a chosen moment: what the tests of resuming are made with.
 
-The file `kill` in the working directory holds a phase and a number: when the phase is reached for the number-th time, the cell
-is killed with SIGKILL, and ablate.py with it where `pid` names its process. `fits` gets a line for each training that starts.
+The file `kill` in the working directory holds a phase and a number: when the phase is reached for the number-th time, the run
+is killed with SIGKILL, and the command with it where `pid` names its process. `fits` gets a line for each training that starts.
 """
 
 import os
@@ -11,10 +11,11 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
-import necklace.checkpoints
-import necklace.history
+import necklace.atomic
 import necklace.record
-import necklace.run
+import necklace.run.checkpoints
+import necklace.run.folder
+import necklace.run.history
 from necklace.necks import ConvNeck
 
 
@@ -73,7 +74,7 @@ class HalfWritten:
 
 
 def deadly_open(path, mode="r", **options):
-    """`open` for necklace.record: what is written can end half-way."""
+    """`open` for necklace.atomic: what is written can end half-way."""
     file = open(path, mode, **options)  # noqa: SIM115
     name = Path(path).name
     if "w" in mode and ".ckpt" in name:
@@ -100,8 +101,8 @@ def fit(self, *arguments, **options):
     return original_fit(self, *arguments, **options)
 
 
-original, original_fit = necklace.record.write_whole, pl.Trainer.fit
-necklace.record.open = deadly_open  # type: ignore[attr-defined]
-for module in (necklace.record, necklace.run, necklace.history, necklace.checkpoints):
+original, original_fit = necklace.atomic.write_whole, pl.Trainer.fit
+necklace.atomic.open = deadly_open  # type: ignore[attr-defined]
+for module in (necklace.record, necklace.run.folder, necklace.run.history, necklace.run.checkpoints):
     module.write_whole = write_whole  # type: ignore[assignment]
 pl.Trainer.fit = fit  # type: ignore[method-assign]

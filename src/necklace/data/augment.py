@@ -1,11 +1,11 @@
 """Augmentation and normalisation of whole batches as tensors, on the batch's device.
 
-torchvision's transforms.v2 draws its random parameters once for a batched tensor, so that a flip would flip all images or
-none. Here each image has its own draw, and flip and shift together are a single gather of rows and columns.
+torchvision's transforms.v2 draws its random parameters once per batched tensor, so a flip would flip all images or none. Here
+each image has its own draws, and flip and shift together are a single gather of rows and columns.
 
-A random resized crop is cut from the image at the size of its batch, not from the original pixels: so the batch keeps one
+A random resized crop is cut from the image at the size of its batch, not from the original pixels. So the batch keeps one
 shape, which native sizes need, and no image is decoded again; but a small crop is enlarged from fewer pixels than the file may
-hold.
+have.
 """
 
 from collections.abc import Sequence
@@ -13,22 +13,25 @@ from dataclasses import dataclass
 
 import torch
 
-GREY = (0.299, 0.587, 0.114)  # shares of red, green and blue in brightness, by Rec. 601
-ASPECT = 4 / 3  # how far a crop's aspect may be from the image's own, either way
+GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue in brightness, Rec. 601
+ASPECT = 4 / 3  # largest ratio between the aspects of crop and image, in both directions
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images, in this order; every draw is per image.
+    """Augmentation of training images; every draw is per image. The order is crop, shift, flip, photometric, cutout.
 
     Attributes:
-        crop_scale: Cut out a box and bring it back to the image's size: its share of the area is uniform in [crop_scale, 1],
-            its aspect log-uniform within 4/3 of the image's own, as far as such a box fits; 1 for none.
-        crop_padding: Shift by up to this many pixels along each side, with the border reflected into the gap; 0 for none.
-        flip: Mirror left and right with probability 1/2.
+        crop_scale: Cut out a box and resize it to the image's size. Its share of the area is uniform in [crop_scale, 1], its
+            aspect log-uniform within 4/3 of the image's own, as far as such a box fits; 1 for none.
+        crop_padding: Shift by up to this many pixels along each axis; the gap is filled by reflection; 0 for none.
+        flip: Flip horizontally with probability 1/2.
         photometric: Change brightness, then contrast, then saturation, each by a factor uniform in [1 - photometric,
             1 + photometric]; 0 for none.
-        cutout: Side in pixels of a square that is set to mid-grey at a random place; 0 for none.
+        cutout: Side in pixels of a square at a random place that is set to mid-grey; 0 for none.
+
+    Raises:
+        ValueError: An option is out of range.
     """
 
     flip: bool = False
@@ -51,10 +54,10 @@ class Augmentation:
 
         Args:
             images: uint8 [B, H, W, 3].
-            generator: A CPU generator; draws are made on the CPU, so that they are the same on every device.
+            generator: A CPU generator, so that the draws are the same on every device.
 
         Returns:
-            uint8 [B, H, W, 3], a new tensor; `images` is left as it was.
+            uint8 [B, H, W, 3]; `images` is not changed.
         """
         count, height, width = images.shape[:3]
         if self.crop_scale < 1:
@@ -86,10 +89,10 @@ class Augmentation:
 
 
 def _boxes(count: int, height: int, width: int, scale: float, generator: torch.Generator) -> torch.Tensor:
-    """Draw boxes that lie in an image, as `resized_crops` takes them: int64 [count, 4]."""
+    """Draw boxes inside an image for `resized_crops`: int64 [count, 4]."""
     share, aspect, top, left = torch.rand(4, count, generator=generator, dtype=torch.double)
     share = scale + (1 - scale) * share
-    # A box that keeps nearly all of the image cannot be much wider or higher: cutting it off instead would keep less.
+    # A box of nearly the whole area cannot have a much different aspect; clipping it at the border instead would lose area.
     aspect = (ASPECT ** (2 * aspect - 1)).clamp(share, 1 / share)
     sizes = [(side * (share * ratio).sqrt()).round().clamp(1, side) for side, ratio in ((height, 1 / aspect), (width, aspect))]
     starts = [(draw * (side - size + 1)).floor() for draw, side, size in zip((top, left), (height, width), sizes, strict=True)]
@@ -97,11 +100,11 @@ def _boxes(count: int, height: int, width: int, scale: float, generator: torch.G
 
 
 def resized_crops(images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """Cut a box out of each image and bring it back to the image's size, bilinearly and without antialiasing.
+    """Cut a box out of each image and resize it to the image's size, bilinearly and without antialiasing.
 
     Args:
         images: uint8 [B, H, W, 3].
-        boxes: int64 [B, 4], on the CPU: top, left, height and width of a box in each image.
+        boxes: int64 [B, 4], on the CPU: top, left, height and width of a box in each image, in pixels.
 
     Returns:
         uint8 [B, H, W, 3].
@@ -114,7 +117,7 @@ def resized_crops(images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
 def _stretched(images: torch.Tensor, start: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
     """Interpolate the lines [start, start + size) of each image [B, L, M, 3] to all L lines: float32 [B, L, M, 3]."""
     lines, device = images.shape[1], images.device
-    # Line i covers [i, i + 1]: centres are mapped onto centres, and nothing beyond the box is seen.
+    # Line i covers [i, i + 1]: centres are mapped to centres, and lines outside the box are not used.
     place = torch.minimum(((torch.arange(lines) + 0.5) * size / lines - 0.5).clamp(min=0), size - 1) + start
     before = place.floor()
     after = torch.minimum(before + 1, start + size - 1)
@@ -130,8 +133,8 @@ def adjust(images: torch.Tensor, brightness: torch.Tensor, contrast: torch.Tenso
     Args:
         images: uint8 [B, H, W, 3].
         brightness: float32 [B], on the CPU: pixels are multiplied by it.
-        contrast: float32 [B]: 0 gives the mean grey of the image, values above 1 go away from it.
-        saturation: float32 [B]: 0 gives the grey of each pixel, values above 1 go away from it.
+        contrast: float32 [B], on the CPU: 0 gives the mean grey of the image, values above 1 increase the distance from it.
+        saturation: float32 [B], on the CPU: 0 gives the grey of each pixel, values above 1 increase the distance from it.
 
     Returns:
         uint8 [B, H, W, 3].
@@ -146,7 +149,7 @@ def adjust(images: torch.Tensor, brightness: torch.Tensor, contrast: torch.Tenso
 
 
 def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
-    """Fold indices that lie outside [0, size) back in, as a mirror at the border would, for shifts of any length."""
+    """Reflect indices outside [0, size) at the border, for shifts of any length."""
     if size == 1:
         return torch.zeros_like(index)
     period = 2 * (size - 1)
@@ -155,13 +158,13 @@ def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _within(positions: torch.Tensor, centres: torch.Tensor, side: int) -> torch.Tensor:
-    """Which positions [P] lie in the windows of `side` pixels around the centres [B, 1]: bool [B, P]."""
+    """Whether positions [P] are inside the windows of `side` pixels around the centres [B, 1]: bool [B, P]."""
     start = centres - side // 2
     return (positions >= start) & (positions < start + side)
 
 
 def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Turn uint8 [B, H, W, 3] into float32 [B, 3, H, W] (channels_last in memory), (value / 255 - mean) / std."""
+    """Convert uint8 [B, H, W, 3] to float32 [B, 3, H, W] (channels_last in memory), (value / 255 - mean) / std."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=images.device)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device)
     return torch.addcmul(shift, images.float(), scale).permute(0, 3, 1, 2)

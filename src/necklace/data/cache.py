@@ -1,11 +1,11 @@
 """Decoded images in a file, for a split that does not fit into memory: decoded once, then mapped.
 
-The file is named after what it holds: a sha256 over the bytes and names of the image files in their order, and over what
-turns them into pixels. So a changed image is decoded anew, and a moved folder is not. It is written under a lock and put in
-place when it is whole: of processes that want it at once, one decodes and the others wait.
+The file's name is a sha256 over the bytes and names of the image files in their order, the version of this file format, and
+the version of Pillow. So a changed image is decoded again, but not a moved folder. The file is written under a lock and gets
+its name when it is complete: if several processes need it, one decodes and the others wait.
 
-It begins with the pixels, as in `ImageSet`; then come, as JSON, height and width of each image or why it cannot be read; the
-last 8 bytes are the length of that JSON. A file whose size does not fit what it says is made anew.
+Format: the pixels, as in `ImageSet`; then, as JSON, height and width of each image or the reason why it cannot be read; then
+the length of that JSON in 8 bytes. A file whose size does not match its content is written again.
 """
 
 import hashlib
@@ -26,19 +26,22 @@ from filelock import FileLock
 from necklace.data.files import File, cores, decode_files, decoded_sizes, readable, report
 from necklace.data.images import ImageSet
 
-LAYOUT = 1  # to be raised with each change of the file's layout or of decoding
+FILE_VERSION = 1  # increase it with each change of the file format or of decoding
 
 Outcome = tuple[int, int] | str
-"""Height and width of a decoded image, or why there is none."""
+"""Height and width of a decoded image, or the reason why it cannot be decoded."""
 
 
 @dataclass(frozen=True)
 class PixelCache:
-    """Where decoded images are kept that are too large for memory.
+    """Settings of the cache for decoded images that are too large for memory.
 
     Attributes:
         folder: Folder of the files.
-        memory_gib: A split is kept in memory up to this size.
+        memory_gib: A split is kept in memory up to this size of its pixels, in GiB.
+
+    Raises:
+        ValueError: `memory_gib` is not a number from 0.
     """
 
     folder: str | Path
@@ -58,23 +61,23 @@ def read_split(
     cache: PixelCache,
     misfit: Callable[[int, int, int], tuple[str, str] | None] | None = None,
 ) -> tuple[ImageSet, list[tuple[str, str]]]:
-    """Decode the images of a split, or map them from the cache if they are too large for memory.
+    """Decode the images of a split, or map them from the cache if they need more memory than it allows.
 
     Args:
-        root: The folder that the files' names are relative to.
+        root: The folder to which the names of the files are relative.
         files: The files, none of which has a `problem`.
         labels: int64 `[N]` or int8 `[N, K]`, as in `ImageSet`.
         names: Ids of the images, as in `ImageSet`.
         on_corrupt: Whether to stop at a file that cannot be used, or to skip it.
-        cache: Where large splits are kept.
-        misfit: Takes an image's index, height and width; gives the name of a file and what is wrong with it, if anything is.
+        cache: Settings of the cache.
+        misfit: Maps an image's index, height and width to None or, if the image cannot be used, a file's name and the reason.
 
     Returns:
-        The images that can be used, and (path relative to the root, reason) of those that cannot.
+        The usable images, and (path relative to the root, reason) of the others.
 
     Raises:
-        ValueError: A file cannot be used, and that stops the run.
-        OSError: The cache cannot be written, for want of room or otherwise.
+        ValueError: A file cannot be used, and `on_corrupt` is `stop`.
+        OSError: The cache cannot be written, for example because the disk is full.
     """
     sizes = decoded_sizes(files)
     mapped = sum(sizes) > cache.memory_gib * 2**30
@@ -96,7 +99,7 @@ def read_split(
     if mapped:
         pixels, outcomes = _mapped(files, sizes, on_corrupt, Path(cache.folder).expanduser())
         used = [usable(index, outcome) for index, outcome in enumerate(outcomes)]
-        # Shorter than `files` if a problem stopped the decoding, which usable() has raised by now.
+        # A problem that stops the decoding makes `outcomes` shorter than `files`, but then usable() has raised already.
         shapes = torch.tensor([(0, 0) if isinstance(outcome, str) else outcome for outcome in outcomes]).view(-1, 2)
         starts = (shapes.prod(1) * 3).cumsum(0) - shapes.prod(1) * 3
         chosen = torch.tensor(used, dtype=torch.bool)
@@ -113,31 +116,31 @@ def read_split(
 def _mapped(
     files: list[File], sizes: list[int], on_corrupt: Literal["stop", "skip"], folder: Path
 ) -> tuple[torch.Tensor, list[Outcome]]:
-    """The pixels of all images that can be read, uint8 `[P]` mapped from the cache, and the outcome of each file."""
+    """Return the pixels of all readable images, uint8 `[P]` mapped from the cache, and the outcome of each file."""
     path = folder / f"{_key(files)}.pixels"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         outcomes = _outcomes(path)
         if outcomes is None:
             with FileLock(path.with_suffix(".lock")):
-                outcomes = _outcomes(path)  # of another process, if this one had to wait for it
+                outcomes = _outcomes(path)  # another process may have written it while this one waited
                 if outcomes is None:
                     outcomes = _build(path, files, sizes, on_corrupt)
     except OSError as error:
         size = sum(sizes) / 2**30
         raise OSError(
-            f"data.cache={readable(str(folder))}: cannot keep {size:.2f} GiB of decoded images there "
+            f"data.cache={readable(str(folder))}: cannot write {size:.2f} GiB of decoded images there "
             f"({error.strerror or error}); data.memory_gib={math.ceil(size)} keeps them in memory instead"
         ) from error
     total = _bytes(outcomes) if path.exists() else 0
-    if not total:  # no image can be read, or not all, and that stops the run
+    if not total:  # no image is readable, or a problem stopped the decoding
         return torch.empty(0, dtype=torch.uint8), outcomes
-    # Private pages: what is written to them stays in this process and does not reach the file.
+    # Private pages: writes to them stay in this process and do not reach the file.
     return torch.from_file(str(path), shared=False, size=total, dtype=torch.uint8), outcomes
 
 
 def _build(path: Path, files: list[File], sizes: list[int], on_corrupt: Literal["stop", "skip"]) -> list[Outcome]:
-    """Decode the files into `path`; the outcomes end at the first problem, and nothing is written, if it stops the run."""
+    """Decode the files into `path`; with on_corrupt=stop, the first problem ends the outcomes and nothing is written."""
     part = path.with_suffix(".part")
     outcomes: list[Outcome] = []
     try:
@@ -158,15 +161,15 @@ def _build(path: Path, files: list[File], sizes: list[int], on_corrupt: Literal[
 
 
 def _end(out: BinaryIO, outcomes: list[Outcome]) -> None:
-    """Write what follows the pixels, and have all of it on the disk before the file gets its name."""
-    said = json.dumps(outcomes).encode()
-    out.write(said + len(said).to_bytes(8, "little"))
+    """Write the outcomes after the pixels, and flush everything to the disk before the file gets its name."""
+    encoded = json.dumps(outcomes).encode()
+    out.write(encoded + len(encoded).to_bytes(8, "little"))
     out.flush()
     os.fsync(out.fileno())
 
 
 def _outcomes(path: Path) -> list[Outcome] | None:
-    """The outcomes of a file in the cache; None if it is not there or not whole."""
+    """Read the outcomes of a file in the cache; None if it does not exist or is incomplete."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -175,11 +178,11 @@ def _outcomes(path: Path) -> list[Outcome] | None:
             if not 0 < length <= size - 8:
                 return None
             file.seek(size - 8 - length)
-            said = json.loads(file.read(length))
+            stored = json.loads(file.read(length))
     except (FileNotFoundError, ValueError):
         return None
     try:
-        outcomes: list[Outcome] = [item if isinstance(item, str) else (int(item[0]), int(item[1])) for item in said]
+        outcomes: list[Outcome] = [item if isinstance(item, str) else (int(item[0]), int(item[1])) for item in stored]
     except (TypeError, ValueError, LookupError):
         return None
     return outcomes if _bytes(outcomes) + length + 8 == size else None
@@ -190,16 +193,16 @@ def _bytes(outcomes: Iterable[Outcome]) -> int:
 
 
 def _key(files: list[File]) -> str:
-    """A sha256 over the files' bytes and names, in order, and over what decodes them, in hexadecimal."""
+    """Return a sha256 over the files' bytes and names, in order, and the versions that decode them, in hexadecimal."""
 
     def digest(file: File) -> str:
         try:
             with open(file.path, "rb") as content:
                 return hashlib.file_digest(content, "sha256").hexdigest()
         except OSError as error:
-            return str(error.strerror)  # the outcome of reading it will be the same
+            return str(error.strerror)  # reading it later fails in the same way
 
     with ThreadPoolExecutor(cores()) as pool:
         content = [(file.name, found) for file, found in zip(files, pool.map(digest, files), strict=True)]
-    said = json.dumps([LAYOUT, PIL.__version__, content])  # escapes what is not ASCII, bytes that are not UTF-8 included
-    return hashlib.sha256(said.encode()).hexdigest()
+    text = json.dumps([FILE_VERSION, PIL.__version__, content])  # escapes all non-ASCII characters, undecodable bytes included
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,38 +1,36 @@
-"""A diagnostic with a known answer: does a neck bring together what lies too far apart for the backbone?
+"""A diagnostic with a known answer: can a neck combine two things that are too far apart for the backbone?
 
-Each image shows a grey glyph of kind g and a small coloured square, the marker, of colour c; the label is (g + c) mod
-n, with n = 4 unless told. Between them lie at least `min_gap` empty pixels along one axis, so that no square window
-of `min_gap` pixels or fewer sees both. Kind and colour are uniform and independent of each other and of all else in
-the image: who sees one alone knows nothing about the label.
+Each image shows a grey glyph of kind g and a small coloured square, the marker, of colour c. The label is (g + c) mod n, with
+n = 4 by default. At least `min_gap` empty pixels lie between the two along one axis, so no square window of `min_gap` pixels or
+fewer contains both. Kind and colour are uniform and independent of each other and of everything else in the image: one of them
+alone gives no information about the label.
 
-**Why `none` and `conv` stay at chance.** A backbone whose receptive field is smaller than the gap makes features of
-which each saw the glyph, or the marker, or neither. Averaged over places and read out linearly, whatever 1x1
-convolutions came in between, their logits for label k are a_k(g) + b_k(c): additive, for any fixed place, texture and
-clutter. The best cross-entropy of additive logits for addition mod n is log n, that of guessing. Proof: for every
-shift s, the pair (g + s, c - s) has the label of (g, c). Average the logits over all s: what is left, mean a_k + mean
-b_k, no longer depends on (g, c), so its loss is at least log n, as labels are uniform; and since cross-entropy is
-convex in the logits, averaging cannot have raised the mean loss.
+**Why `none` and `conv` stay at chance.** If the backbone's receptive field is smaller than the gap, each feature depends on
+the glyph, or on the marker, or on neither. Averaged over positions and read out linearly, with any 1x1 convolutions in
+between, the logit of label k is a_k(g) + b_k(c): additive, for any fixed place, texture and clutter. The best cross-entropy of
+additive logits for addition mod n is log n, that of guessing. Proof: for every shift s, the pair (g + s, c - s) has the label
+of (g, c). Average the logits over all s: the result, mean a_k + mean b_k, does not depend on (g, c), so its loss is at least
+log n, as labels are uniform. Cross-entropy is convex in the logits, so averaging cannot have raised the mean loss.
 
-**What each neck is expected to do.**
+**Expected results.**
 
-- `none`, `conv`: chance, by the argument above, however long they train.
-- `spp`, `sppf`: solve it. Stride-1 max-pools of 5, 9 and 13 cells (at stride 4: up to 52 pixels) lay the glyph's
-  features beside the marker's, and the convolution after them, with its activation, combines the two.
-- `focal`: can reach the marker, through its larger levels and its global one, and multiplies what it finds there with
-  the query. Whether it *trains* is another question, and the one to ask here.
-- `focal_block`: the same, with a residual connection, normalisation and an MLP around it.
+- `none`, `conv`: chance, by the argument above, for any length of training.
+- `spp`, `sppf`: solve it. Stride-1 max-pools over 5, 9 and 13 positions (at stride 4: up to 52 pixels) put the glyph's
+  features next to the marker's, and the convolution after them, with its activation, combines the two.
+- `focal`: reaches the marker through its larger levels and its global context, and multiplies them with the query. Whether it
+  *trains* is an open question, and the one to answer here.
+- `focal_block`: the same, with a residual connection, normalisation and an MLP.
 
-How clutter, contrast and sizes were set: until `sppf` learned the task within a few epochs on a CPU (a brighter glyph, two
-strokes of clutter, a marker of 7 pixels). No focal neck was looked at meanwhile.
+Clutter, contrast and sizes were tuned until `sppf` learned the task within a few epochs on a CPU (a brighter glyph, two strokes
+of clutter, a marker of 7 pixels). No focal neck was evaluated during this tuning.
 
 A prototype (ResNet-8 of width 16, stride 4, receptive field 25 px; 48x48 images, marker 5, gap 28, 6,000 images, AdamW 3e-3
-one-cycle, batch 64, 4 to 8 epochs): none 25 %, conv 25 %, sppf 100 %; bare focal with 2 levels and window 3 27 %, 3
-levels and window 5 28 %, 2 levels and window 7 59 % (the last with the distance taken corner to corner: gaps of 22 to
-24 px).
+one-cycle, batch 64, 4 to 8 epochs) reached: none 25 %, conv 25 %, sppf 100 %; focal without a block with 2 levels and window 3
+27 %, 3 levels and window 5 28 %, 2 levels and window 7 59 % (the last with a gap measured from corner to corner, 22 to 24 px).
 
-The gap counts along the axis where it is larger: max(gap_x, gap_y). A corner-to-corner distance of 28 can be 20
-pixels on each axis, and a window of 25 would see both. It is measured on native images: a run that shrinks them
-shrinks it too.
+The gap is measured along the axis where it is larger: max(gap_x, gap_y). With a corner-to-corner distance of 28, both gaps can
+be 20 pixels, and a window of 25 would contain both things. It holds for images at their native size; a run that shrinks the
+images shrinks the gap.
 """
 
 import math
@@ -43,7 +41,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from necklace.data.glyphs import (
+from necklace.data.images import ImageSet, SplitName
+from necklace.data.raster import (
     SHAPES,
     check_counts,
     draw,
@@ -55,8 +54,7 @@ from necklace.data.glyphs import (
     size_range,
     textured,
 )
-from necklace.data.images import ImageSet, SplitName
-from necklace.streams import numpy_generator
+from necklace.seeding import numpy_generator
 
 KINDS = ("circle", "triangle", "cross", "arrow")
 COLOURS = {"red": (225, 35, 35), "green": (30, 180, 50), "blue": (40, 70, 230), "yellow": (235, 210, 30)}
@@ -64,13 +62,13 @@ COLOURS = {"red": (225, 35, 35), "green": (30, 180, 50), "blue": (40, 70, 230), 
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """What is in each image of a split. Boxes are (top, left, bottom, right), the last two exclusive.
+    """Contents of each image of a split. Boxes are (top, left, bottom, right) in pixels, the last two exclusive.
 
     Attributes:
         kind: int64 `[N]`, the glyph: index into `KINDS`.
         colour: int64 `[N]`, the marker's colour: index into `COLOURS`.
-        glyph_box: int64 `[N, 4]`, the tightest box around all pixels that the glyph touches, fringe included.
-        marker_box: int64 `[N, 4]`.
+        glyph_box: int64 `[N, 4]`, the tightest box around all pixels of the glyph, antialiased fringe included.
+        marker_box: int64 `[N, 4]`, the box of the marker.
     """
 
     kind: np.ndarray
@@ -80,7 +78,7 @@ class Facts:
 
 
 def gaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Empty pixels between boxes `[N, 4]`, along the axis where there are more: int64 `[N]`, 0 if they meet."""
+    """Return the empty pixels between boxes `[N, 4]`, along the axis with more of them: int64 `[N]`, 0 if the boxes touch."""
     after = second[:, :2] - first[:, 2:]
     before = first[:, :2] - second[:, 2:]
     return np.maximum(np.maximum(after, before).max(axis=1), 0)
@@ -88,7 +86,7 @@ def gaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=4096)
 def _pairs(length: int, glyph: int, marker: int, gap: int) -> tuple[np.ndarray, np.ndarray]:
-    """Along one axis, pairs (start of glyph, start of marker): those `gap` apart `[F, 2]`, and the others `[M, 2]`."""
+    """Return pairs (start of glyph, start of marker) along one axis: those `gap` or more apart `[F, 2]`, others `[M, 2]`."""
     glyph_start = np.arange(length - glyph + 1)[:, None]
     marker_start = np.arange(length - marker + 1)[None, :]
     far = (marker_start - glyph_start >= glyph + gap) | (glyph_start - marker_start >= marker + gap)
@@ -98,18 +96,34 @@ def _pairs(length: int, glyph: int, marker: int, gap: int) -> tuple[np.ndarray, 
 class Context:
     """Images of a glyph and a distant marker; the label depends on both. See the module's docstring.
 
-    Every image has a stream of its own, (seed, split, index), and each run of n * n images holds every pair of kind and
-    colour once: labels are balanced, and independent of either alone, to the image.
+    Every image has its own random stream (seed, split, index). Each block of n * n images contains every pair of kind and
+    colour once, so labels are exactly balanced, and exactly independent of kind and of colour. The images are generated when a
+    split is requested.
+
+    Args:
+        train: Number of training images.
+        test: Number of test images.
+        image_size: One side length, or the range from which height and width are drawn independently.
+        marker: Side of the marker, in pixels.
+        min_gap: Minimum number of empty pixels between glyph and marker, along the axis with more of them.
+        glyph: Range of the glyph's extent in pixels, antialiased fringe included.
+        classes: Number of glyphs, of colours and of labels, 2 to 4.
+        clutter: Number of grey clutter strokes, drawn under glyph and marker.
+        texture: Amplitude of the background's texture, as a share of the full range.
+        seed: Seed of the images; it does not depend on the run's seed.
+
+    Raises:
+        ValueError: An option is out of range, or glyph, gap and marker do not fit into the image.
 
     Attributes:
         classes: Names of the labels.
-        min_gap: The least number of empty pixels between glyph and marker, along the axis where there are more.
-        skipped: Empty, as nothing is read.
+        min_gap: Minimum number of empty pixels between glyph and marker, along the axis with more of them.
+        skipped: Always empty.
     """
 
     skipped: tuple[tuple[str, str], ...] = ()
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, the options of its config
         self,
         train: int = 6000,
         test: int = 2000,
@@ -122,20 +136,6 @@ class Context:
         texture: float = 0.05,
         seed: int = 0,
     ):
-        """Describe the images; they are generated when a split is asked for.
-
-        Args:
-            train: Number of training images.
-            test: Number of test images.
-            image_size: One side length, or the range from which height and width are drawn independently.
-            marker: Side of the marker, in pixels.
-            min_gap: The least number of empty pixels between glyph and marker, along the axis where there are more.
-            glyph: Range of the glyph's extent in pixels, its antialiased fringe included.
-            classes: Number of glyphs, of colours and of labels, 2 to 4.
-            clutter: Number of grey strokes of clutter, drawn under glyph and marker.
-            texture: Amplitude of the background's texture, as a share of the full range.
-            seed: Of the data; the run's seed has no part in it.
-        """
         check_counts("context", train=train, test=test, clutter=clutter, texture=texture, min_gap=min_gap)
         self.sizes = size_range("context", image_size)
         self.glyph = (float(glyph[0]), float(glyph[-1]))
@@ -150,7 +150,7 @@ class Context:
         if marker < 1:
             raise ValueError(f"context: marker={marker} must be at least 1 pixel")
         if not 8 <= self.glyph[0] <= self.glyph[1]:
-            raise ValueError(f"context: glyph={list(glyph)} must be a range of pixels from 8, smaller ones look alike")
+            raise ValueError(f"context: glyph={list(glyph)} must be a range of pixels from 8; smaller glyphs look alike")
         needed = math.ceil(self.glyph[1]) + min_gap + marker
         if needed > self.sizes[0]:
             raise ValueError(
@@ -164,13 +164,13 @@ class Context:
         return self._generate(name)[0] if name in self.counts else None
 
     def facts(self, name: SplitName) -> Facts:
-        """What is in each image of `train` or `test` (generates the split anew)."""
+        """Return the contents of each image of `train` or `test`; generates the split again."""
         return self._generate(name)[1]
 
     def _generate(self, name: SplitName) -> tuple[ImageSet, Facts]:
         count, classes = self.counts[name], len(self.classes)
-        cells = shuffled_blocks(numpy_generator(self.seed, f"context/{name}/labels"), classes * classes, count)
-        kind, colour = np.divmod(cells, classes)
+        pairs = shuffled_blocks(numpy_generator(self.seed, f"context/{name}/labels"), classes * classes, count)
+        kind, colour = np.divmod(pairs, classes)
         drawn = [self._image(name, index, int(kind[index]), int(colour[index])) for index in range(count)]
         boxes = np.array([boxes for _, boxes in drawn], dtype=np.int64).reshape(count, 2, 4)
         images = ImageSet.build(
@@ -183,26 +183,25 @@ class Context:
     def _image(self, split: str, index: int, kind: int, colour: int) -> tuple[torch.Tensor, list[tuple[int, ...]]]:
         rng = numpy_generator(self.seed, f"context/{split}", index)
         height, width = side(rng, self.sizes), side(rng, self.sizes)
-        # Glyph, background and clutter are greys with a slight tint: only the marker has a colour worth the name. The
-        # glyph is the brightest of them. Glyphs either brighter or darker than their background made a harder question
-        # for a reason other than distance: with them sppf stood at 37 % after 5 epochs.
+        # Glyph, background and clutter are greys with a slight tint; only the marker is coloured. The glyph is brighter than
+        # background and clutter. With glyphs brighter or darker than the background the task was harder for a reason other
+        # than distance: sppf reached only 37 % after 5 epochs.
         tints = 8 * (rng.random((self.clutter + 2, 3)) - 0.5)
         greys = rng.random((self.clutter + 2, 1))
         base = 50 + 40 * greys[0] + tints[0]
         ink = 205 + 50 * greys[1] + tints[1]
-        canvas = textured(rng, height, width, base, self.texture, channels=1)
-        scribble(rng, canvas, (5, 12), 130 * greys[2:] + tints[2:])
+        image = textured(rng, height, width, base, self.texture, channels=1)
+        scribble(rng, image, (5, 12), 130 * greys[2:] + tints[2:])
         extent, thickness, tilt, down, across = rng.random(5).tolist()
         line = 1.6 + 0.5 * thickness
         extent = self.glyph[0] + extent * (self.glyph[1] - self.glyph[0])
         shape, real_height, real_width = fit(SHAPES[KINDS[kind]], extent, line, (tilt - 0.5) * 0.25)
-        # The square that is placed depends on the extent alone, and the glyph lies anywhere inside it: were it the
-        # glyph's own box, a flat arrow would leave the marker more room, and the marker's place would tell something
-        # about the kind.
+        # The square that is placed depends on the extent only, and the glyph lies anywhere inside it. With the glyph's own
+        # box, a flat arrow would leave the marker more room, and the marker's place would depend on the kind.
         box = math.ceil(extent)
         top, left, marker_top, marker_left = self._place(rng, height, width, box)
         corner = np.array([left + across * (box - real_width), top + down * (box - real_height)])
-        touched = draw(canvas, shape + corner, line, ink.tolist())
+        touched = draw(image, shape + corner, line, ink.tolist())
         assert touched is not None
         first_row, first_column, coverage = touched
         rows, columns = (np.flatnonzero((coverage > 0).any(axis=axis)) for axis in (1, 0))
@@ -213,14 +212,14 @@ class Context:
             first_column + int(columns[-1]) + 1,
         )
         marker_box = (marker_top, marker_left, marker_top + self.marker, marker_left + self.marker)
-        canvas[marker_box[0] : marker_box[2], marker_box[1] : marker_box[3]] = list(COLOURS.values())[colour]
-        return finish(canvas), [glyph_box, marker_box]
+        image[marker_box[0] : marker_box[2], marker_box[1] : marker_box[3]] = list(COLOURS.values())[colour]
+        return finish(image), [glyph_box, marker_box]
 
     def _place(self, rng: np.random.Generator, height: int, width: int, box: int) -> tuple[int, int, int, int]:
-        """Draw one of all placements far enough apart, all as likely: top and left of the box and of the marker."""
+        """Draw one of all placements with a sufficient gap, uniformly: top and left of the box and of the marker."""
         far_y, near_y = _pairs(height, box, self.marker, self.min_gap)
         far_x, near_x = _pairs(width, box, self.marker, self.min_gap)
-        # Far along y and anything along x; or else near along y and far along x.
+        # Either far along y and anywhere along x, or near along y and far along x.
         anywhere_x = len(far_x) + len(near_x)
         count_far_y = len(far_y) * anywhere_x
         which = int(rng.random() * (count_far_y + len(near_y) * len(far_x)))

@@ -1,8 +1,8 @@
 """From images to batches on the device: sizes, order, augmentation, normalisation.
 
-Which images make a step, and at which size, `sizes.py` plans from (seed, epoch, rank) alone, so it is the same for every neck
-and after a resume, and ranks that train together plan one by one and agree. The images of one size are held in memory as one
-uint8 tensor, and a batch is one gather from it: no work per image in the hot loop. (Unless the split is mapped from a file.)
+`sizes.py` plans the images and the size of each step from (seed, epoch, rank) only. So the plan is the same for every neck and
+after a resume, and ranks that train together need no communication for it. The images of one size are kept in memory as one
+uint8 tensor, and a batch is one gather from it, without work per image (unless the split is mapped from a file).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from necklace.data.augment import Augmentation, normalise
 from necklace.data.images import ImageSet, SplitName
 from necklace.data.sizes import Fixed, Native, Sizes, Step
 from necklace.data.splits import Splits
-from necklace.streams import torch_generator
+from necklace.seeding import torch_generator
 
 
 class Batch(NamedTuple):
@@ -23,10 +23,10 @@ class Batch(NamedTuple):
 
     Attributes:
         images: uint8 [B, H, W, 3] from the loader; float32 [B, 3, H, W] once on the device and normalised.
-        labels: int64 [B], or int8 [B, K] (1 present, 0 absent, -1 not judged).
+        labels: int64 [B], or int8 [B, K] (1 present, 0 absent, -1 ignored).
         indices: int64 [B], the images' positions in their split.
         total: int64 [], images of this step over all ranks.
-        step: int64 [3], epoch, step and rank: where in the augmentation's stream this batch stands.
+        step: int64 [3], epoch, step and rank: the position of this batch in the augmentation's random stream.
     """
 
     images: torch.Tensor
@@ -37,14 +37,14 @@ class Batch(NamedTuple):
 
 
 class SizedImages:
-    """The images of a split at the sizes that steps ask for, each size made once.
+    """The images of a split at the sizes of the steps; each size is computed once and kept.
 
-    Where pixels are mapped from a file because memory does not hold them, it may not hold them at these sizes either: then
-    the images of each batch are resized anew.
+    Pixels that are mapped from a file do not fit into memory, and may not fit at these sizes either: then the images of each
+    batch are resized when it is read.
 
     Args:
         images: The split.
-        own_size: int64 [N, 2], the one size that each image comes at, or None where each comes at any size.
+        own_size: int64 [N, 2], the only size that each image is used at, or None if each image is used at every size.
     """
 
     def __init__(self, images: ImageSet, own_size: torch.Tensor | None) -> None:
@@ -52,7 +52,7 @@ class SizedImages:
         self._made: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def gather(self, indices: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """The images at `indices` [B], brought to `size`: uint8 [B, height, width, 3]."""
+        """Return the images at `indices` [B], resized to `size`: uint8 [B, height, width, 3]."""
         if self.images.starts is not None:
             return self.images.select(indices).resized(*size)
         if size not in self._made:
@@ -71,7 +71,7 @@ class Batches:
     """The batches of a plan.
 
     Args:
-        plan: Gives the epoch and its steps, asked anew at each pass.
+        plan: Returns the epoch and its steps; called at each pass.
         images: The split's images.
         labels: [N] or [N, K].
         rank: This process among those that share the plan.
@@ -102,27 +102,28 @@ class DataModule(pl.LightningDataModule):
 
     Args:
         splits: The images.
-        sizes: At which sizes: fixed, multiscale or native.
+        sizes: The plan of sizes: fixed, multiscale or native.
         batch_size: Images in a training step, over all ranks.
         seed: The run's seed, for order, sizes and augmentation.
-        augment: What is done to training images.
-        eval_sizes: Sides in pixels at which the test split is judged besides.
+        augment: The augmentation of training images.
+        eval_sizes: Further sides in pixels at which the test split is evaluated.
         mean: Channel means for normalisation, in [0, 1].
-        std: Channel standard deviations.
+        std: Channel standard deviations, in the same units.
 
     Attributes:
         splits: Split to its images.
         classes: Names of the classes.
         skipped: (path, reason) of every image left out.
-        min_gap: The least number of pixels between what the label joins, or None.
-        digest: The content of each split as a sha256.
-        size: Height and width that stand for all: the fixed size, that of evaluation, or the most frequent native one.
+        min_gap: Minimum number of pixels between the two things that a label depends on, or None.
+        digest: SHA-256 of each split's content.
+        size: A typical height and width: the fixed size, the evaluation size, or the most frequent native one.
+        test_size: Side in pixels for the next test pass, or None for the sizes of the run.
 
     Raises:
         ValueError: An option is out of range, or a split is too small for it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, the options of its config
         self,
         splits: Splits,
         sizes: Sizes,
@@ -153,30 +154,33 @@ class DataModule(pl.LightningDataModule):
         self._planned: tuple[int, list[Step]] | None = None
 
     def train_dataloader(self) -> Batches:
-        """The training batches of the trainer's epoch; each pass asks for the epoch anew."""
+        """Return the training batches; each pass uses the trainer's current epoch."""
         return Batches(self._train_plan, self._sized["train"], self.splits["train"].labels, self._ranks()[0])
 
     def val_dataloader(self) -> Batches:
-        """All val images, once over all ranks."""
+        """Return all val images, each once over all ranks."""
         return self.eval_batches("val")
 
     def test_dataloader(self) -> Batches:
-        """All test images, once over all ranks; at `test_size`, where that is set, instead of the sizes of the run."""
+        """Return all test images, each once over all ranks; at `test_size`, if it is set, instead of the sizes of the run."""
         return self.eval_batches("test", self.test_size)
 
     def eval_batches(self, name: SplitName, size: int | None = None) -> Batches:
-        """All images of a split, once over all ranks.
+        """Return all images of a split, each once over all ranks.
 
         Args:
             name: The split.
-            size: Bring every image to this side instead of the sizes of the run.
+            size: Side in pixels for every image, instead of the sizes of the run.
+
+        Raises:
+            ValueError: This rank gets no image.
         """
         images = self.splits[name]
         rank, world_size = self._ranks()
         sizes = self.sizes if size is None else Fixed(size)
         steps = sizes.eval_steps(images.shapes, self.batch_size, rank, world_size)
         if not steps:
-            raise ValueError(f"the {name} split of {len(images)} images leaves rank {rank} of {world_size} without any")
+            raise ValueError(f"the {name} split of {len(images)} images has no image for rank {rank} of {world_size}")
         sized = self._sized[name] if size is None else SizedImages(images, None)
         return Batches(lambda: (0, steps), sized, images.labels, rank)
 
@@ -184,7 +188,7 @@ class DataModule(pl.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _train_plan(self) -> tuple[int, list[Step]]:
-        # The trainer's own epoch: Lightning calls set_epoch on samplers only, and never on what makes whole batches.
+        # The trainer's own epoch, as Lightning calls set_epoch only on samplers, not on a loader of whole batches.
         epoch = self.trainer.current_epoch if self.trainer else 0
         if self._planned is None or self._planned[0] != epoch:
             rank, world_size = self._ranks()
@@ -193,11 +197,11 @@ class DataModule(pl.LightningDataModule):
         return self._planned
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment (in training) and normalise on the device."""
+        """Augment (in training only) and normalise, on the device."""
         return self.prepare(batch, augment=bool(self.trainer and self.trainer.training))
 
     def prepare(self, batch: Batch, augment: bool) -> Batch:
-        """Turn a batch of the loader into what the model takes."""
+        """Augment, if asked to, and normalise a batch of the loader for the model."""
         images = batch.images
         if augment:
             images = self.augment(images, torch_generator(self.seed, "augment", *batch.step.tolist()))

@@ -1,12 +1,11 @@
-"""Image files: how they are decoded, and what becomes of those that cannot be.
+"""Decoding of image files, and reports of files that cannot be decoded.
 
-Every image becomes RGB, 8 bits a channel, at its own size. Where a format says more than that:
+Every image becomes RGB, 8 bits per channel, at its own size. Special cases:
 
-- EXIF orientation is applied; EXIF that cannot be parsed is ignored, as its pixels are intact.
-- Transparent images are put on white: the colours under transparent pixels are arbitrary, white is what most viewers
-  show.
-- 16-bit grey is scaled to 8 bits (65,535 becomes 255), not clipped. 16-bit colour keeps its high byte (Pillow's doing).
-- CMYK is converted without a colour profile; embedded profiles are ignored. Of an animation, the first frame counts.
+- EXIF orientation is applied; EXIF that cannot be parsed is ignored, as the pixels are intact.
+- Transparent images are put on white: the colours under transparent pixels are arbitrary, and most viewers show white.
+- 16-bit grey is scaled to 8 bits (65,535 becomes 255), not clipped. Of 16-bit colour, Pillow keeps the high byte.
+- CMYK is converted without a colour profile; embedded profiles are ignored. Of an animation, the first frame is used.
 """
 
 import io
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-# Pillow knows more formats than these, some of which start other programs (EPS) or render text.
+# Pillow supports more formats than these, some of which start other programs (EPS) or render text.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
@@ -33,7 +32,7 @@ EXTENSIONS = frozenset(
 
 @dataclass(frozen=True)
 class File:
-    """A file found: its path, its name relative to the root, and, if it is not to be read, why."""
+    """A file: its path, its name relative to the root, and, if it must not be read, the reason."""
 
     path: str
     name: str
@@ -50,7 +49,7 @@ def decode(data: bytes) -> torch.Tensor:
         uint8 `[h, w, 3]`, RGB.
 
     Raises:
-        ValueError: If it is not a readable image; the message says why.
+        ValueError: It is not a readable image; the message has the reason.
     """
     if not data:
         raise ValueError("the file is empty")
@@ -61,7 +60,7 @@ def decode(data: bytes) -> torch.Tensor:
     except UnidentifiedImageError:
         raise ValueError(f"not an image, or of another format than {', '.join(FORMATS)}") from None
     except Exception as error:
-        # A broken file makes Pillow raise almost anything, struct.error and IndexError included.
+        # For a broken file, Pillow may raise almost any exception, including struct.error and IndexError.
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
@@ -70,12 +69,12 @@ def _upright(image: Image.Image) -> Image.Image:
         if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
             return image  # exif_transpose() would make a copy
         return ImageOps.exif_transpose(image)
-    except Exception:  # As in decode(); without a readable orientation, the image stays as it is stored.
+    except Exception:  # as in decode(); without a readable orientation, the image is used as stored
         return image
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
-    """Pixels as uint8 `[h, w, 3]`."""
+    """Convert to RGB pixels, uint8 `[h, w, 3]`."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range")
     if image.mode.startswith("I"):
@@ -91,7 +90,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
 
 
 def stored_size(path: str) -> tuple[int, int]:
-    """Width and height in an image's header, before EXIF turns it.
+    """Return width and height in an image's header, before the EXIF orientation is applied.
 
     Raises:
         ValueError: It is not an image.
@@ -110,7 +109,7 @@ def _header(path: str) -> tuple[int, int]:
 
 
 def decoded_sizes(files: list[File]) -> list[int]:
-    """Bytes of each image once it is decoded, by its header; 0 for a file that is no image."""
+    """Return the bytes that each image decodes to, by its header; 0 for a file that is not an image."""
 
     def sizes(some: list[File]) -> list[int]:
         found = []
@@ -128,21 +127,21 @@ def decoded_sizes(files: list[File]) -> list[int]:
 
 
 def decode_files(files: list[File], sizes: list[int]) -> Generator[torch.Tensor | str]:
-    """Read and decode files in threads, a little ahead of what is asked for.
+    """Read and decode files in threads, a little ahead of the consumer.
 
     Args:
         files: The files, none of which has a `problem`.
-        sizes: Bytes that each of them decodes to, as from `decoded_sizes`.
+        sizes: Bytes that each file decodes to, from `decoded_sizes`.
 
     Yields:
-        For each file, in order, its image, uint8 `[h, w, 3]`, or why it cannot be read.
+        For each file, in order, its image, uint8 `[h, w, 3]`, or the reason why it cannot be read.
     """
-    # Threads, as decoding leaves the interpreter free; some files to a task, as one tiny image is not worth handing over.
+    # Threads, as decoding releases the interpreter's lock; each task has several files, as one small image is too little work.
     waiting: deque[Future[list[torch.Tensor | str]]] = deque()
     workers = cores()
     pool = ThreadPoolExecutor(workers)
-    # Filters belong to the process, not to a thread: they are set once, around all threads. Pillow warns about
-    # metadata, which changes no pixel here, and about images so large that they look like an attack: refused.
+    # Warning filters apply to the whole process, so they are set once, around all threads. Pillow warns about metadata, which
+    # does not change pixels here, and about images so large that they look like an attack, which are rejected.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -158,7 +157,7 @@ def decode_files(files: list[File], sizes: list[int]) -> Generator[torch.Tensor 
 
 
 def _tasks(files: list[File], sizes: list[int]) -> Iterator[list[File]]:
-    """Files in groups of up to 32 that decode to some MiB, or of one larger file."""
+    """Yield groups of up to 32 files that decode to at most 8 MiB together, or one larger file."""
     task: list[File] = []
     held = 0
     for file, size in zip(files, sizes, strict=True):
@@ -184,17 +183,22 @@ def _read(files: list[File]) -> list[torch.Tensor | str]:
 
 
 def cores() -> int:
-    """Processor cores that this process may use, which can be fewer than the machine has."""
+    """Return the number of processor cores that this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def readable(text: str) -> str:
-    """The text on one line and in any encoding, as a file name may hold line breaks and bytes that are not UTF-8."""
+    """Escape text with unprintable characters: a file name may have line breaks and bytes that are not UTF-8."""
     return text if text.isprintable() else ascii(text)
 
 
 def open_root(root: str | Path, on_corrupt: str) -> Path:
-    """The root of a source, with links resolved; refuses one that does not exist, and an unknown `on_corrupt`."""
+    """Return the root of a source, with links resolved.
+
+    Raises:
+        FileNotFoundError: The root does not exist.
+        ValueError: `on_corrupt` is unknown.
+    """
     if on_corrupt not in ("stop", "skip"):
         raise ValueError(f"data.on_corrupt={on_corrupt!r} must be stop or skip")
     given = Path(root).expanduser()
@@ -204,7 +208,18 @@ def open_root(root: str | Path, on_corrupt: str) -> Path:
 
 
 def report(root: Path, name: str, reason: str, problems: list[tuple[str, str]], on_corrupt: Literal["stop", "skip"]) -> None:
-    """Stop at a file that cannot be used, or note it down; `name` is its path relative to the root."""
+    """Stop at a file that cannot be used, or add it to `problems`.
+
+    Args:
+        root: Folder of the source.
+        name: Path of the file relative to the root.
+        reason: Why it cannot be used.
+        problems: (name, reason) of the files to skip.
+        on_corrupt: Whether to stop or to skip.
+
+    Raises:
+        ValueError: `on_corrupt` is `stop`.
+    """
     if on_corrupt == "stop":
         raise ValueError(f"{readable(str(root / name))}: {readable(reason)} (data.on_corrupt=skip leaves such files out)")
     problems.append((name, reason))

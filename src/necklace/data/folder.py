@@ -1,10 +1,8 @@
-"""Images from the user's disk: `train/CLASS/*.jpg` and, if there, `val/CLASS/*.jpg` and `test/CLASS/*.jpg`.
+"""Images from the user's disk: `train/CLASS/*.jpg` and optionally `val/CLASS/*.jpg` and `test/CLASS/*.jpg`.
 
-How images are decoded is in `files.py`.
-
-Nothing is dropped in silence. A file that is not a readable image stops the run, or is skipped and listed in `skipped`;
-only hidden files and what file managers leave behind (Thumbs.db and the like) are passed over. Nothing is read
-outside the root: a link that leads out of it is refused.
+Images are decoded as in `files.py`. A file that is not a readable image stops the run, or is skipped and listed in `skipped`;
+only hidden files and the files of file managers (such as Thumbs.db) are ignored. No file outside the root is read: a link that
+leads out of it is an error.
 """
 
 import os
@@ -24,8 +22,8 @@ JUNK = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
 class Folder:
     """A folder of images with one subfolder for each class.
 
-    Classes are the folders in `train/`, sorted by name. Images come in the order of their paths; folders inside a
-    class folder are read as well. Other folders beside `train`, `val` and `test` are not looked at.
+    Classes are the folders in `train/`, sorted by name. Images are in the order of their paths; folders inside a class folder
+    are read as well. Folders other than `train`, `val` and `test` are ignored.
 
     Attributes:
         root: The folder, with links resolved.
@@ -39,21 +37,24 @@ class Folder:
         memory_gib: float = 4,
         cache: str | Path = "outputs/cache",
     ):
-        """List the files, and refuse a folder that cannot be trained on; decoding waits until a split is asked for.
+        """List the files and check the folders; images are decoded when a split is requested.
 
         Args:
             root: The folder that holds `train/`.
-            on_corrupt: What to do about a file that is not a readable image: `stop` with an error, or `skip` and list
-                it.
-            memory_gib: A split whose pixels take more than this is kept in a file, not in memory.
+            on_corrupt: For a file that is not a readable image: `stop` with an error, or `skip` it and list it in `skipped`.
+            memory_gib: A split whose pixels need more than this is kept in a file, not in memory.
             cache: Folder for these files.
+
+        Raises:
+            FileNotFoundError: The folder or its train/ does not exist.
+            ValueError: An option is wrong, a class folder is empty or unknown, or a file cannot be used.
         """
         self._cache = PixelCache(cache, memory_gib)
         self.root = open_root(root, on_corrupt)
         self.on_corrupt: Literal["stop", "skip"] = on_corrupt
         if not (self.root / "train").is_dir():
             raise FileNotFoundError(
-                f"data.root={readable(str(root))} has no folder train/ (images are looked for in train/CLASS/)"
+                f"data.root={readable(str(root))} has no folder train/ (images are expected in train/CLASS/)"
             )
         self._listing_problems: dict[str, list[tuple[str, str]]] = {}
         self._decoding_problems: dict[str, list[tuple[str, str]]] = {}
@@ -66,7 +67,7 @@ class Folder:
 
     @property
     def skipped(self) -> tuple[tuple[str, str], ...]:
-        """(path relative to the root, reason) of every image left out, of the splits read so far."""
+        """(path relative to the root, reason) of every image left out, for the splits read so far."""
         read = [split for split in SPLIT_NAMES if split in self._decoding_problems]
         return tuple(
             problem for split in read for problem in sorted(self._listing_problems[split] + self._decoding_problems[split])
@@ -91,7 +92,7 @@ class Folder:
         report(self.root, file.name, reason, problems, self.on_corrupt)
 
     def _class_folders(self, split: str) -> dict[str, Path]:
-        """Class folders of a split, sorted by name, links resolved; notes down files that lie beside them."""
+        """Return the class folders of a split, sorted by name, with links resolved; reports files outside them."""
         problems = self._listing_problems[split] = []
         folder = self._within_root(self.root / split)
         found: dict[str, Path] = {}
@@ -122,21 +123,21 @@ class Folder:
         return files
 
     def _walk(self, folder: Path, prefix: str, chain: tuple[Path, ...]) -> Iterator[File]:
-        """All files below a folder; `chain` holds the folders above it, by which a link back to one of them is seen."""
+        """Yield all files below a folder; `chain` are the folders above it, to detect a link back to one of them."""
         for entry in _entries(folder):
             name = f"{prefix}/{entry.name}"
             path = os.path.join(folder, entry.name)
             if entry.is_symlink():
                 try:
                     target = Path(path).resolve(strict=True)
-                except (OSError, RuntimeError):  # RuntimeError is Python 3.11's word for a loop
+                except (OSError, RuntimeError):  # Python 3.11 raises RuntimeError for a loop
                     yield File(path, name, "a broken link")
                     continue
                 if not target.is_relative_to(self.root):
                     yield File(path, name, "a link that leads out of data.root")
                     continue
                 if target in chain:
-                    yield File(path, name, "a link to a folder that it lies in")
+                    yield File(path, name, "a link to a folder that contains it")
                     continue
                 path = str(target)
             if entry.is_dir():
@@ -149,7 +150,11 @@ class Folder:
                 yield File(path, name)
 
     def _within_root(self, folder: Path) -> Path:
-        """The folder with links resolved, refused if that leads out of the root."""
+        """Resolve the links of a folder.
+
+        Raises:
+            ValueError: It leads out of the root.
+        """
         resolved = folder.resolve()
         if not resolved.is_relative_to(self.root):
             raise ValueError(f"{readable(str(folder))}: a link that leads out of data.root")
@@ -157,7 +162,7 @@ class Folder:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, sorted by name, without hidden files and what file managers leave behind."""
+    """Return the entries of a folder, sorted by name, without hidden files and the files of file managers."""
     with os.scandir(folder) as entries:
         kept = [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in JUNK]
     return sorted(kept, key=lambda entry: entry.name)

@@ -1,7 +1,7 @@
-"""Images in memory or mapped from a file, and what a source of images offers.
+"""Images in memory or mapped from a file, and the interface of a source of images.
 
-Every source (generated or read from disk) hands out the same thing: all images of a split as one flat uint8 tensor,
-each at its native size. Nothing is warped or padded to make a rectangle of them; who needs one size asks for it.
+Every source (generated or read from disk) returns the same type: all images of a split as one flat uint8 tensor, each at its
+native size. Images are neither warped nor padded to a common shape; callers that need one size call `resized`.
 """
 
 import hashlib
@@ -27,13 +27,13 @@ class ImageSet:
 
     Attributes:
         pixels: uint8 `[sum(h * w * 3)]`, the images one after another, each `[h, w, 3]` RGB, row by row. With `starts`, it may
-            hold other images too, and is shared by the sets that are selected from this one.
+            contain other images too, and is shared by the sets that are selected from this one.
         shapes: int64 `[N, 2]`, height and width of each image.
-        labels: int64 `[N]`, the class of each image; or, where an image may show several classes, int8 `[N, K]`: 1 present,
-            0 absent, -1 not to be judged.
-        names: One unique id for each image, such as its relative path or `train/17`.
-        starts: int64 `[N]`, where in `pixels` each image begins, for pixels that are mapped from a file and must not be copied;
-            None if the images lie one after another.
+        labels: int64 `[N]`, the class of each image; or, if an image may show several classes, int8 `[N, K]`: 1 present,
+            0 absent, -1 ignored in loss and metrics.
+        names: A unique id for each image, such as its relative path or `train/17`.
+        starts: int64 `[N]`, the position in `pixels` where each image begins, for pixels that are mapped from a file and must
+            not be copied; None if the images are stored one after another.
     """
 
     pixels: torch.Tensor
@@ -54,7 +54,7 @@ class ImageSet:
                 f"labels must be int64 [{count}] or int8 [{count}, K], not {self.labels.dtype} {list(self.labels.shape)}"
             )
         if self.labels.ndim == 2 and not bool(((self.labels >= -1) & (self.labels <= 1)).all()):
-            raise ValueError("labels of several classes must be 1 (present), 0 (absent) or -1 (not to be judged)")
+            raise ValueError("labels of several classes must be 1 (present), 0 (absent) or -1 (ignored)")
         if count and int(self.shapes.min()) < 1:
             raise ValueError("an image must be at least 1x1")
         if self.starts is None:
@@ -69,15 +69,15 @@ class ImageSet:
 
     @classmethod
     def build(cls, images: Iterable[torch.Tensor], labels: Sequence[int] | torch.Tensor, names: Sequence[str]) -> "ImageSet":
-        """Put images into one set.
+        """Make a set of separate images.
 
         Args:
             images: uint8 tensors, each `[h, w, 3]`.
             labels: One class index for each image, or int8 `[N, K]` as in `ImageSet`.
-            names: One unique id for each image.
+            names: A unique id for each image.
 
         Returns:
-            The set, with the images in the order given.
+            The set, with the images in the given order.
         """
         images = list(images)
         return cls(
@@ -98,13 +98,13 @@ class ImageSet:
 
     @cached_property
     def common_shape(self) -> tuple[int, int] | None:
-        """Height and width if all images share them, else None (None too for an empty set)."""
+        """Height and width if all images share them, else None (also for an empty set)."""
         if not len(self) or not bool((self.shapes == self.shapes[0]).all()):
             return None
         return int(self.shapes[0, 0]), int(self.shapes[0, 1])
 
     def image(self, index: int) -> torch.Tensor:
-        """Image `index` as a uint8 view `[h, w, 3]`; negative indices count from the end."""
+        """Return image `index` as a uint8 view `[h, w, 3]`; negative indices count from the end."""
         count = len(self)
         if not -count <= index < count:
             raise IndexError(f"image {index} of a set of {count}")
@@ -114,15 +114,15 @@ class ImageSet:
         return self.pixels[start : start + height * width * 3].view(height, width, 3)
 
     def resized(self, height: int, width: int) -> torch.Tensor:
-        """All images at one size.
+        """Resize all images to one size.
 
-        Bilinear with antialiasing, image by image, so that an image's pixels do not depend on the others in the set.
-        Images that have the size already are copied untouched; when all have it, the result is a view of `pixels`, unless
-        these are mapped.
+        Bilinear with antialiasing, image by image, so the result for an image does not depend on the others in the set. Images
+        that already have the size are copied unchanged; if all have it, the result is a view of `pixels`, unless these are
+        mapped from a file.
 
         Args:
-            height: Height of every image returned.
-            width: Width of every image returned.
+            height: Height of the results, in pixels.
+            width: Width of the results, in pixels.
 
         Returns:
             uint8 `[N, height, width, 3]`.
@@ -136,7 +136,7 @@ class ImageSet:
         inference = torch.is_inference_mode_enabled()
 
         def fill(first: int) -> None:
-            with torch.inference_mode(inference):  # a thread knows nothing of the mode in which `out` was made
+            with torch.inference_mode(inference):  # the mode is per thread, and `out` was made in the caller's
                 for index in range(first, min(first + share, len(self))):
                     image = self.image(index)
                     if image.shape[:2] != (height, width):
@@ -145,7 +145,7 @@ class ImageSet:
                         ).permute(1, 2, 0)
                     out[index] = image
 
-        # Threads, as torch leaves the interpreter free; each takes some images at a time, as one is not worth handing over.
+        # Threads, as torch releases the interpreter's lock; each task has several images, as one is too short for a task.
         workers = cores()
         share = max(1, min(64, len(self) // (4 * workers)))
         with ThreadPoolExecutor(workers) as pool:
@@ -153,25 +153,25 @@ class ImageSet:
         return out
 
     def digest(self) -> str:
-        """SHA-256 over shapes, labels, pixels and names: the identity of the content, in hexadecimal."""
+        """Return the SHA-256 over shapes, labels, pixels and names, in hexadecimal."""
         digest = hashlib.sha256()
         for part in (self.shapes, self.labels):
             array = part.contiguous().numpy()
             array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-            # The shape goes in first, so that two different splits of the same bytes into parts cannot collide.
+            # The shape goes in first, so that the same bytes in arrays of other shapes give another digest.
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(array.reshape(-1).data)
         digest.update(f"|u1({int(self.offsets[-1])},)".encode())
         for run in self._runs():
             digest.update(run.contiguous().numpy().data)
         for name in self.names:
-            # A file name on Linux is any bytes; Python shows the undecodable ones as surrogates.
+            # A file name on Linux may be any bytes; Python represents the undecodable ones as surrogates.
             encoded = name.encode("utf-8", "surrogateescape")
             digest.update(len(encoded).to_bytes(8, "little") + encoded)
         return digest.hexdigest()
 
     def select(self, indices: torch.Tensor | Sequence[int]) -> "ImageSet":
-        """The images at `indices` (distinct, int64 `[M]`), in that order, as a set of its own. Mapped pixels are shared."""
+        """Return the images at `indices` (distinct, int64 `[M]`), in that order, as a new set; mapped pixels are shared."""
         chosen = torch.as_tensor(indices, dtype=torch.int64).reshape(-1)
         starts = None
         if self.starts is not None:
@@ -190,22 +190,44 @@ class ImageSet:
         )
 
     def _runs(self) -> Iterator[torch.Tensor]:
-        """The images' pixels in order, in pieces that lie in one."""
+        """Yield the pixels of the images in order, in contiguous pieces."""
         if self.starts is None:
             yield self.pixels
         else:
             yield from (self.image(index).reshape(-1) for index in range(len(self)))
 
 
-class Source(Protocol):
-    """Where images come from: `Glyphs`, `Context`, `Folder`, or a class of yours with these three members.
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """All images that a run uses, with the facts that their source states.
 
-    A source may carry a fourth, `min_gap: int`: the least number of pixels between the two things that its label
-    depends on (`Context`). A run then refuses a backbone whose receptive field reaches across.
+    Attributes:
+        images: Split to its images: `train`, `val` and, if the source has it, `test`.
+        classes: Names of the classes.
+        skipped: (path, reason) of every image left out.
+        min_gap: As in `Source`; None if the source has none.
+    """
+
+    images: dict[SplitName, ImageSet]
+    classes: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+    min_gap: int | None
+
+    @cached_property
+    def digest(self) -> dict[str, str]:
+        """SHA-256 of each split's content; the identity of a run contains it instead of paths."""
+        return {name: images.digest() for name, images in self.images.items()}
+
+
+class Source(Protocol):
+    """A source of images: `Glyphs`, `Context`, `Folder`, or any class with these three members.
+
+    A source may have a fourth, `min_gap: int`: the minimum number of pixels between the two things that its label depends on
+    (`Context`). A run then rejects a backbone whose receptive field covers the gap.
 
     Attributes:
         classes: Names of the classes; a label is an index into it.
-        skipped: (path, reason) of every image left out, of the splits read so far.
+        skipped: (path, reason) of every image left out, for the splits read so far.
     """
 
     @property
@@ -215,5 +237,5 @@ class Source(Protocol):
     def skipped(self) -> tuple[tuple[str, str], ...]: ...  # noqa: D102
 
     def split(self, name: SplitName) -> ImageSet | None:
-        """The images of a split, or None if the source has no such split (val is then taken from train)."""
+        """Return the images of a split, or None if the source has no such split (val is then split off train)."""
         ...

@@ -1,12 +1,12 @@
-"""Pascal VOC, and any folder in its layout, as multi-label classification: which classes does an image show?
+"""Pascal VOC, and any folder in its layout, as multi-label classification: the classes that an image shows.
 
 `ROOT/Annotations/ID.xml`, `ROOT/JPEGImages/ID.jpg` (or another image format) and `ROOT/ImageSets/Main/train.txt` with one ID a
-line, and, if there, `val.txt` and `test.txt`; a `trainval.txt` is the training split where the other two are absent. With
-`year`, ROOT is what torchvision unpacks there: `VOCdevkit/VOC2007`. Images are decoded as in `files.py`. Images and
-annotations that no list names are not looked at.
+line, and optionally `val.txt` and `test.txt`. Without `train.txt` and `val.txt`, `trainval.txt` is the training split. With
+`year`, these folders are in `ROOT/VOCdevkit/VOC2007`, where torchvision unpacks them. Images are decoded as in `files.py`.
+Images and annotations that no list names are ignored.
 
-What is asked of an annotation is in `voc_xml.py`. Labels follow VOC: 1 if an object of the class is there, 0 if none is, and -1
-(not judged) if all of them are `difficult`.
+The checks of an annotation are in `voc_xml.py`. Labels follow VOC: 1 if the image shows an object of the class, 0 if it shows
+none, and -1 (ignored in loss and metrics) if all of them are `difficult`.
 """
 
 import os
@@ -19,7 +19,7 @@ from torchvision.datasets import VOCDetection
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from necklace.data.cache import PixelCache, read_split
-from necklace.data.cifar import by_hand, obtain
+from necklace.data.download import by_hand, fetch
 from necklace.data.files import EXTENSIONS, File, open_root, readable, report, stored_size
 from necklace.data.images import SPLIT_NAMES, ImageSet, SplitName
 from necklace.data.voc_xml import check_boxes, check_name, labels_of, parse
@@ -32,7 +32,7 @@ CLASSES = (
 )
 # fmt: on
 FOLDERS = ("Annotations", "ImageSets/Main", "JPEGImages")
-MAX_XML_BYTES = 1 << 24  # a crowded image's annotation has some 100 kB
+MAX_XML_BYTES = 1 << 24  # the annotation of a crowded image has about 100 kB
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class _Item:
 class Voc:
     """Images with any number of classes each, from annotations in the VOC layout.
 
-    Classes are VOC's 20 with `year`, otherwise those that the annotations of the training split name, sorted.
+    Classes are VOC's 20 with `year`, otherwise those in the annotations of the training split, sorted.
 
     Attributes:
-        root: The folder, with links resolved; nothing outside is read.
+        root: The folder, with links resolved; no file outside it is read.
         classes: Names of the classes.
     """
 
@@ -62,15 +62,19 @@ class Voc:
         memory_gib: float = 4,
         cache: str | Path = "outputs/cache",
     ):
-        """Read the lists and the annotations; decoding waits until a split is asked for.
+        """Read the lists and the annotations; images are decoded when a split is requested.
 
         Args:
             root: The folder that holds `VOCdevkit/`, or, without `year`, `Annotations/`, `ImageSets/` and `JPEGImages/`.
-            year: Which VOC.
-            download: Whether to have torchvision download that year.
-            on_corrupt: What to do about a file that cannot be used: `stop` with an error, or `skip` and list it.
-            memory_gib: A split whose pixels take more than this is kept in a file, not in memory.
+            year: The year of an official VOC set, or None.
+            download: Whether to let torchvision download that year.
+            on_corrupt: For a file that cannot be used: `stop` with an error, or `skip` it and list it in `skipped`.
+            memory_gib: A split whose pixels need more than this is kept in a file, not in memory.
             cache: Folder for these files.
+
+        Raises:
+            FileNotFoundError: A folder or a list is missing.
+            ValueError: An option is wrong, or a list or an annotation cannot be used.
         """
         self._cache = PixelCache(cache, memory_gib)
         if year is not None and str(year) not in YEARS:
@@ -92,7 +96,7 @@ class Voc:
         for name in FOLDERS:
             if not (self.folder / name).is_dir():
                 if year is None and (self.root / "VOCdevkit").is_dir():
-                    wanted = "; for the official sets in VOCdevkit/, give data.year"
+                    wanted = "; for the official sets in VOCdevkit/, set data.year"
                 raise FileNotFoundError(f"{readable(str(self.folder / name))}: no such folder{wanted}")
             self._inside(self.folder / name)
         self._images: dict[str, list[str]] = {}
@@ -108,24 +112,24 @@ class Voc:
 
     @property
     def skipped(self) -> tuple[tuple[str, str], ...]:
-        """(path relative to the root, reason) of every file or object left out, of the splits read so far."""
+        """(path relative to the root, reason) of every file or object left out, for the splits read so far."""
         read = [split for split in SPLIT_NAMES if split in self._decoding_problems]
         return tuple(
             problem for split in read for problem in sorted(self._listing_problems[split] + self._decoding_problems[split])
         )
 
     def split(self, name: SplitName) -> ImageSet | None:
-        """Read and decode the images of a split; None if there is no list of it. Labels are int8 `[N, K]`."""
+        """Read and decode the images of a split; None if it has no list. Labels are int8 `[N, K]`."""
         if name not in self._items:
             return None
         items = self._items[name]
 
         def misfit(index: int, height: int, width: int) -> tuple[str, str] | None:
-            """What the annotation says against the size of its image, if anything."""
-            said = items[index].size
-            if said in (None, (width, height)) or said == stored_size(items[index].image.path):
+            """Return the annotation and the reason if its <size> does not match the image."""
+            stated = items[index].size
+            if stated in (None, (width, height)) or stated == stored_size(items[index].image.path):
                 return None
-            return items[index].annotation_name, f"<size> is {said[0]}x{said[1]}, the image is {width}x{height}"
+            return items[index].annotation_name, f"<size> is {stated[0]}x{stated[1]}, the image is {width}x{height}"
 
         labels = [[item.labels.get(label, 0) for label in self.classes] for item in items]
         images, self._decoding_problems[name] = read_split(
@@ -142,7 +146,7 @@ class Voc:
         return images
 
     def _lists(self) -> dict[str, str]:
-        """Which file lists which split."""
+        """Return the split and the name of its list, for each split that has one."""
         folder = self.folder / "ImageSets/Main"
         lists = {split: f"{split}.txt" for split in SPLIT_NAMES if os.path.lexists(folder / f"{split}.txt")}
         if "train" not in lists:
@@ -152,13 +156,17 @@ class Voc:
         return lists
 
     def _list(self, split: str, list_name: str) -> list[_Item]:
-        """Read a list and the annotations of its images."""
+        """Read a list and the annotations of its images.
+
+        Raises:
+            ValueError: The list is empty or not a file, or a file cannot be used and `on_corrupt` is `stop`.
+        """
         problems = self._listing_problems[split] = []
         path = self._inside(self.folder / "ImageSets/Main" / list_name)
         list_name = self._name("ImageSets/Main", list_name)
         if not path.is_file():
             raise ValueError(f"{readable(str(path))}: not a regular file")
-        # bytes.splitlines() knows line ends alone; str's also parts names at rarer characters.
+        # bytes.splitlines() splits at line ends only; str.splitlines() also splits at rare characters that a name may have.
         lines = [line.decode("utf-8", "surrogateescape").strip("\ufeff \t") for line in path.read_bytes().splitlines()]
         items = []
         for number, name in enumerate(lines, 1):
@@ -191,25 +199,25 @@ class Voc:
         return not unknown
 
     def _item(self, name: str, problems: list[tuple[str, str]]) -> _Item | None:
-        """The image of that name with its annotation, checked; None if it has a problem and is to be skipped."""
+        """Return the image of that name with its annotation, checked; None if it is skipped because of a problem."""
         found = self._images.get(name, [])
         image_name = self._name("JPEGImages", found[0] if found else f"{name}.jpg")
-        annotation_name = blamed = self._name("Annotations", f"{name}.xml")
+        annotation_name = checked = self._name("Annotations", f"{name}.xml")
         try:
             path = self._file(self.root / annotation_name)
             if path.stat().st_size > MAX_XML_BYTES:
                 raise ValueError(f"larger than {MAX_XML_BYTES >> 20} MiB")
             annotation = parse(path.read_bytes())
-            blamed = image_name
+            checked = image_name
             if len(found) > 1:
                 raise ValueError(f"one of several images of that name: {', '.join(found)}")
             image = File(str(self._file(self.root / image_name)), image_name)
             size = annotation.size or stored_size(image.path)
-            blamed = annotation_name
+            checked = annotation_name
             notes = check_boxes(annotation, size)
         except (ValueError, OSError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            report(self.root, blamed, reason, problems, self.on_corrupt)
+            report(self.root, checked, reason, problems, self.on_corrupt)
             return None
         problems += [(annotation_name, note) for note in notes]
         return _Item(image, annotation_name, annotation.size, labels_of(annotation.objects))
@@ -218,7 +226,11 @@ class Voc:
         return str((self.folder / folder / name).relative_to(self.root))
 
     def _file(self, path: Path) -> Path:
-        """The file with links resolved, if it is one and lies in the root."""
+        """Resolve the links of a file.
+
+        Raises:
+            ValueError: It does not exist, is not a regular file, or lies outside the root.
+        """
         try:
             resolved = path.resolve(strict=True)
         except FileNotFoundError:
@@ -226,7 +238,7 @@ class Voc:
                 raise ValueError("a broken link") from None
             other = "annotation" if path.parent.name == "JPEGImages" else "image"
             raise ValueError(f"the {other} is listed, but this file does not exist") from None
-        except RuntimeError:  # Python 3.11's word for a loop of links
+        except RuntimeError:  # Python 3.11 raises it for a loop of links
             raise ValueError("a broken link") from None
         if not resolved.is_relative_to(self.root):
             raise ValueError("a link that leads out of data.root")
@@ -235,7 +247,11 @@ class Voc:
         return resolved
 
     def _inside(self, path: Path) -> Path:
-        """The path with links resolved, refused if that leads out of the root."""
+        """Resolve the links of a path.
+
+        Raises:
+            ValueError: It leads out of the root.
+        """
         try:
             resolved = path.resolve()
         except RuntimeError:  # as in _file()
@@ -245,11 +261,11 @@ class Voc:
         return resolved
 
     def _download(self, year: str) -> None:
-        """Have torchvision fetch what is not there, or not wholly: it would unpack everything anew each time."""
+        """Let torchvision download the incomplete parts only: it would unpack complete ones again each time."""
         missing = [pair for pair in _archives(year) if not self._is_complete(pair[0])]
         for index, (split, _) in enumerate(missing):
             archives = [archive for _, archive in missing[index:]]
-            obtain(
+            fetch(
                 lambda s=split: VOCDetection(str(self.root), year, s, download=True),
                 lambda s=split: self._is_complete(s),
                 self.root,
@@ -257,7 +273,7 @@ class Voc:
             )
 
     def _is_complete(self, split: str) -> bool:
-        """Whether all images of a list are there with their annotations."""
+        """Whether all images of a list and their annotations exist."""
         try:
             names = (self.folder / "ImageSets/Main" / f"{split}.txt").read_text("utf-8", "replace").split()
             files = {path.name for name in ("Annotations", "JPEGImages") for path in (self.folder / name).iterdir()}
@@ -267,6 +283,6 @@ class Voc:
 
 
 def _archives(year: str) -> list[tuple[str, str]]:
-    """(split, archive that holds it) of a year."""
+    """Return (split, name of its archive) for each archive of a year."""
     keys = [("trainval", year)] + ([("test", "2007-test")] if year == "2007" else [])
     return [(split, DATASET_YEAR_DICT[key]["filename"]) for split, key in keys]

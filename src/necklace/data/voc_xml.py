@@ -1,11 +1,11 @@
-"""Annotations of Pascal VOC: what an XML file has to say to be believed.
+"""Annotations of Pascal VOC: parsing and checks.
 
-Boxes do not enter a label, but a wrong one says that the annotation belongs to another image or was written by a broken tool.
-Coordinates are VOC's, counted from 1 with the last pixel included, and may be fractions. Tools that count from 0, or are one
-off, are common: a box may reach from 0 to one pixel past the side. Where xmin equals xmax the box has no area (unless the
-image is one pixel wide). Real sets hold such boxes, left by a click without a drag (two of BCCD's 4,888): if the image's labels
-are the same without the object, it is passed over and listed in `skipped`, otherwise it is a problem as any other.
-`<size>` must be that of the image as it is stored or as EXIF turns it; without `<size>`, the stored one holds.
+Labels do not depend on boxes, but a wrong box shows that the annotation belongs to another image or was written by a broken
+tool. Coordinates are VOC's: they start at 1, include the last pixel, and may be fractions. Tools that start at 0, or are off by
+one, are common, so a box may extend from 0 to one pixel past the side. If xmin equals xmax, the box has no area (unless the
+image is one pixel wide). Real datasets have such boxes, from a click without a drag (two of BCCD's 4,888): if the labels of the
+image are the same without the object, it is ignored and listed in `skipped`, otherwise it is an error.
+`<size>` must be the size of the image as stored or after its EXIF rotation; without `<size>`, the stored size is used.
 """
 
 import math
@@ -35,26 +35,26 @@ class Object:
 
 @dataclass(frozen=True)
 class Annotation:
-    """What an XML file says: width and height of the image, or None if it does not say, and its objects."""
+    """The content of an XML file: width and height of the image, None if not stated, and its objects."""
 
     size: tuple[int, int] | None
     objects: tuple[Object, ...]
 
 
 def parse(data: bytes) -> Annotation:
-    """Read an annotation; boxes are not checked yet.
+    """Parse an annotation; boxes are checked by `check_boxes`.
 
     Raises:
-        ValueError: It is not a VOC annotation; the message says why.
+        ValueError: It is not a VOC annotation; the message has the reason.
     """
     try:
-        # A DOCTYPE is where entities are defined, which can blow up to gigabytes or read other files.
+        # A DOCTYPE can define entities, which can expand to gigabytes or read other files.
         root: Element = fromstring(data, forbid_dtd=True)
     except DefusedXmlException:
-        raise ValueError("XML with a DOCTYPE or entities, which an annotation has no need of") from None
+        raise ValueError("XML with a DOCTYPE or entities, which an annotation must not have") from None
     except ParseError as error:
         raise ValueError(f"malformed XML: {error}") from None
-    except Exception as error:  # an encoding that does not exist, or that its bytes do not have
+    except Exception as error:  # an unknown encoding, or bytes that are not in it
         raise ValueError(f"unreadable XML: {' '.join(str(error).split()) or type(error).__name__}") from error
     if root.tag != "annotation":
         raise ValueError(f"the outermost element is <{root.tag}>, not <annotation>")
@@ -83,7 +83,7 @@ def _object(item: Element, number: int) -> Object:
 
 
 def labels_of(objects: Iterable[Object]) -> dict[str, int]:
-    """VOC's rule: 1 for each class that an object shows, -1 if all of them are difficult; other classes are left out."""
+    """Return VOC's labels: 1 for each class with an object, -1 if all its objects are difficult; other classes are absent."""
     labels: dict[str, int] = {}
     for item in objects:
         labels[item.name] = max(labels.get(item.name, -1), -1 if item.difficult else 1)
@@ -103,10 +103,17 @@ def _number(element: Element, path: str, what: str) -> float:
 
 
 def check_boxes(annotation: Annotation, size: tuple[int, int]) -> list[str]:
-    """Hold the boxes against width and height of the image; gives what is to be noted about boxes without area.
+    """Compare the boxes with width and height of the image.
+
+    Args:
+        annotation: The annotation.
+        size: Width and height of the image, in pixels.
+
+    Returns:
+        A note for each box without area that is ignored.
 
     Raises:
-        ValueError: A box is wrong; the message says which and why.
+        ValueError: A box is wrong; the message names it and the reason.
     """
     empty = []
     for item in annotation.objects:
@@ -114,17 +121,21 @@ def check_boxes(annotation: Annotation, size: tuple[int, int]) -> list[str]:
         if xmin > xmax or ymin > ymax:
             raise ValueError(f"{item} has its corners swapped")
         if min(xmin, ymin) < 0 or xmax > size[0] + 1 or ymax > size[1] + 1:
-            raise ValueError(f"{item} reaches out of the image of {size[0]}x{size[1]} (width x height)")
+            raise ValueError(f"{item} extends out of the image of {size[0]}x{size[1]} (width x height)")
         if (xmin == xmax and size[0] > 1) or (ymin == ymax and size[1] > 1):
             empty.append(item)
     if empty and labels_of(item for item in annotation.objects if item not in empty) != labels_of(annotation.objects):
         raise ValueError(f"{empty[0]} has no area")
-    reason = "has no area; this object alone is left out, as the image's labels do not depend on it"
+    reason = "has no area; only this object is left out, as the image's labels do not depend on it"
     return [f"{item} {reason}" for item in empty]
 
 
 def check_name(name: str, what: str) -> None:
-    """Refuse what is not the plain name of a file.
+    """Check that a text is the name of a file without folders.
+
+    Args:
+        name: The text.
+        what: Its description in the message.
 
     Raises:
         ValueError: It is empty, or could lead to another folder.

@@ -1,35 +1,33 @@
-"""The controls: no neck at all, and a neck with parameters but without context.
+"""The controls: no neck, and a neck with parameters but without context.
 
-Paper and reference implementation: none; both are this project's own (MIT), made to take a comparison apart. A neck
-that gathers context also adds parameters, depth and a nonlinearity. `NoNeck` says what the backbone and head do
-alone; `ConvNeck` says what as many parameters do at each position by itself. What a neck gains over the second is
-what its context gained.
+Paper and reference implementation: none; both are this project's own (MIT). A neck that gathers context also adds parameters,
+depth and a nonlinearity. `NoNeck` measures backbone and head without a neck; `ConvNeck` measures the same number of parameters
+applied to each position by itself. The gain of a neck over `ConvNeck` is the gain from its context.
 
-ConvNeck is SPP without its pools: two 1x1 convolutions, each with BatchNorm and SiLU. Its width is free, so that its
-parameters can be made to match another neck's; channels -> width -> channels costs
-width * (2 * channels + 2) + 2 * channels of them.
+ConvNeck is SPP without its pools: two 1x1 convolutions, each with BatchNorm and SiLU. Its width is free, so that its number of
+parameters can match another neck's: channels -> width -> channels has width * (2 * channels + 2) + 2 * channels parameters.
 """
 
 from torch import Tensor, nn
 
 from necklace.necks import options
-from necklace.necks.spp import ConvBNAct
+from necklace.necks.blocks import ConvBNAct
 
 
 class NoNeck(nn.Module):
-    """Hands the map on as it is."""
+    """The identity."""
 
     def __init__(self, channels: int) -> None:
         """Build the neck.
 
         Args:
-            channels: Width of the input and the output.
+            channels: Channels of the input and the output.
         """
         super().__init__()
         self.out_channels = options.integer("channels", channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the map itself.
+        """Return the map unchanged.
 
         Args:
             x: Feature map [B, channels, h, w].
@@ -47,9 +45,9 @@ class ConvNeck(nn.Module):
         """Build the neck.
 
         Args:
-            channels: Width of the input.
-            width: Width between the two convolutions; the input's if None.
-            out_channels: Width of the output; the input's if None.
+            channels: Channels of the input.
+            width: Channels between the two convolutions; None for the input's.
+            out_channels: Channels of the output; None for the input's.
         """
         super().__init__()
         options.integer("channels", channels)

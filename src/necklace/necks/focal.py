@@ -1,56 +1,34 @@
-"""FocalModulation: each position's query is modulated by contexts gathered level by level and weighted by gates.
+"""FocalModulation: the query of each position is modulated by contexts of growing windows, weighted by gates.
 
 Paper: Yang et al., Focal Modulation Networks, NeurIPS 2022, https://arxiv.org/abs/2203.11926
 Reference: microsoft/FocalNet, classification/focalnet.py; timm, models/focalnet.py (NCHW; LayerNorm `norm`, eps 1e-6).
-Licence: the reference is MIT (Copyright (c) 2022 Microsoft), timm's is Apache-2.0. Written anew from the formula:
+Licence: the reference is MIT (Copyright (c) 2022 Microsoft), timm's is Apache-2.0. Written from the formula:
 
     q, z_0, gates = f(x);  z_l = GELU(dwconv_l(z_{l-1})), l = 1..L;  z_{L+1} = GELU(mean over the map of z_L)
     y = dropout(proj(q * h(sum_l gates_l * z_l)))
 
-Deviations from the reference, none of which changes a number at its default:
-* [B, C, h, w] throughout, so `f` and `proj` are 1x1 convolutions; a load hook takes the official 2-D weights and
+Deviations from the reference, none of which changes the output at the default options:
+* [B, C, h, w] throughout, so `f` and `proj` are 1x1 convolutions; a load hook accepts the official 2-D weights and
   timm's `norm`.
-* Nothing is stored during forward (the reference keeps `self.gates` and `self.modulator` alive, graph and all);
-  `parts` hands them out instead.
+* Nothing is stored during forward (the reference keeps `self.gates` and `self.modulator` with their graph alive);
+  `parts` returns them instead.
 * Even kernels, which fail there with a shape mismatch at the first batch, are an error when the module is built.
-* `ln_eps`, `kernels`, `gating`, `global_context`, `aggregate`, `interaction`, `context` are ours: they repeat the
-  paper's ablations, for which the reference has no code. How each is read stands at the option.
-* Weights start as torch initialises them, as the reference's bare module does. Its whole network then redraws `f` and
-  `proj` from a normal distribution with deviation 0.02 and sets their biases to zero.
+* `ln_eps`, `kernels`, `gating`, `global_context`, `aggregate`, `interaction`, `context` are ours: they reproduce the
+  paper's ablations, for which the reference has no code. Each option documents how it reads the paper.
+* Weights have torch's default initialisation, as in the reference's bare module. The reference's whole network then
+  redraws `f` and `proj` from a normal distribution with standard deviation 0.02 and sets their biases to zero.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from necklace.necks import options
-
-
-class FocalParts(NamedTuple):
-    """What FocalModulation computes on its way, in the order of `context_names` where there is one for each context.
-
-    Attributes:
-        query: [B, C, h, w]; None with interaction="dw_convnet", whose q is a layer after the modulator.
-        contexts: The aggregated contexts: [B, C, h, w] for a level, [B, C, 1, 1] for the global one, which comes last.
-        gates: [B, len(contexts), h, w], raw linear outputs (unbounded, signed); None without gating.
-        modulator: [B, C, h, w].
-    """
-
-    query: Tensor | None
-    contexts: list[Tensor]
-    gates: Tensor | None
-    modulator: Tensor
-
-
-class ChannelLayerNorm(nn.LayerNorm):
-    """LayerNorm over the channels of each position of [B, C, h, w]."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise [B, C, h, w] over C."""
-        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+from necklace.necks.blocks import ChannelLayerNorm
+from necklace.necks.focal_parts import FocalParts
 
 
 def _level_kernels(window: int, level: int, factor: int, kernels: Any) -> tuple[int, ...]:
@@ -66,7 +44,7 @@ def _level_kernels(window: int, level: int, factor: int, kernels: Any) -> tuple[
             raise ValueError(f"{name}={value}: makes even kernels {sizes}, which cannot be centred; allowed is {need}")
         return sizes
     sizes = options.odds("kernels", kernels)
-    # A YAML names every option, so one that stands at its default cannot be told from one that nobody set.
+    # A YAML lists every option, so an option at its default may or may not have been set by the user.
     steps = {b - a for a, b in pairwise(sizes)}
     for name, value, default, agrees in (
         ("focal_window", window, 3, window == sizes[0]),
@@ -81,11 +59,11 @@ def _level_kernels(window: int, level: int, factor: int, kernels: Any) -> tuple[
 
 
 def _adapt_weights(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Turn official and timm's weights into ours; `state_dict` is load_state_dict's own copy, never the caller's."""
+    """Convert official and timm weights in place; `state_dict` is the copy that load_state_dict made, not the caller's."""
     for name in (f"{prefix}f.weight", f"{prefix}proj.weight"):
         if name in state_dict and state_dict[name].ndim == 2:
             state_dict[name] = state_dict[name][:, :, None, None]
-    # Without an `ln` of ours a stray `norm` keeps its name, so that the error names what the file really holds.
+    # Without an `ln` in this module, `norm` keeps its name, so that the error shows the name that is in the file.
     if isinstance(module.get_submodule("ln"), ChannelLayerNorm):
         for name in ("weight", "bias"):
             if f"{prefix}norm.{name}" in state_dict and f"{prefix}ln.{name}" not in state_dict:
@@ -95,14 +73,42 @@ def _adapt_weights(module: nn.Module, state_dict: dict[str, Any], prefix: str, *
 class FocalModulation(nn.Module):
     """Focal modulation with the options of the reference and of the paper's ablations.
 
+    Args:
+        channels: Channels of the input and the output.
+        focal_window: Kernel size of the first level, in positions.
+        focal_level: Number L of local levels. 0 keeps only the global context (the paper's row of global pooling).
+        focal_factor: Increase of the kernel size from level to level. The reference sets no default for window
+            and level in this module; FocalNet-T uses window 3 with 2 levels (SRF) or 3 (LRF).
+        kernels: Kernel size of each level, in place of the three options above, which must then have their defaults
+            (3, 2, 2) or agree with the list.
+        bias: Whether `f` and `h` (and the `q` of dw_convnet) have a bias; `proj` always has one.
+        proj_drop: Dropout rate after `proj`.
+        use_postln_in_modulation: Apply LayerNorm over the channels to the input of `proj`.
+        normalize_modulator: Divide the aggregated context by the number of contexts.
+        ln_eps: Epsilon of that LayerNorm. Weights trained with timm need 1e-6; it is not stored with the weights.
+        gating: Weight each context by its gate at each position; without gating, the contexts are summed unweighted.
+        global_context: Use the map's mean as a context. Without it, its gate is removed as well.
+        aggregate: "all" local contexts, or only the "top" (last) one. The paper's row is called "top level only";
+            we read it as the last local level, since the global context alone has a row of its own. The global
+            context is aggregated as well if `global_context` is on.
+        interaction: How query and modulator are combined: "multiply" q * m; "add" q + m; "dw_convnet" has no query
+            and applies a 1x1 convolution q after the modulator, y = proj(q(GELU(h(z_L)))). The paper gives
+            q(GELU(h(z_L))); we keep `proj`, since the cost in the paper's table is that of four C x C layers.
+        context: The operator of a level: depth-wise "conv"; "avg_pool" of the same size and stride 1, which averages
+            over positions inside the map; "none": no neighbours, each level is the GELU of the one before.
+        out_channels: None or `channels`; this neck keeps the number of channels.
+
+    Raises:
+        ValueError: An option is out of range, or options contradict each other.
+
     Attributes:
-        out_channels: Width of the output, equal to the input's.
-        kernels: Kernel size of each local level; with context="none" one None for each.
+        out_channels: Channels of the output, equal to the input's.
+        kernels: Kernel size of each local level, in positions; with context="none" a None for each.
         context_names: Name of each aggregated context, in the order of the gates, such as ("level1 k3", "level2 k5",
             "global").
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, the options of its config
         self,
         channels: int,
         *,
@@ -122,33 +128,6 @@ class FocalModulation(nn.Module):
         context: Literal["conv", "avg_pool", "none"] = "conv",
         out_channels: int | None = None,
     ) -> None:
-        """Build the neck; every value that is not allowed, and every contradiction, is a ValueError.
-
-        Args:
-            channels: Width of the input and the output.
-            focal_window: Kernel size of the first level.
-            focal_level: Number L of local levels. 0 leaves the global context alone (the paper's global pool only).
-            focal_factor: What the kernel size grows by from level to level. The reference sets no default for window
-                and level in this module; FocalNet-T uses window 3 with 2 levels (SRF) or 3 (LRF).
-            kernels: Kernel size of each level, in place of the three options before, which are then to stay at their
-                defaults (3, 2, 2) or to agree with the list.
-            bias: Whether `f` and `h` (and the `q` of dw_convnet) have a bias; `proj` always has one.
-            proj_drop: Dropout after `proj`.
-            use_postln_in_modulation: LayerNorm over the channels of what goes into `proj`.
-            normalize_modulator: Divide the aggregated context by the number of contexts.
-            ln_eps: Epsilon of that LayerNorm. Weights trained with timm want 1e-6; the weights do not tell.
-            gating: Weight each context by its gate at each position; without, the contexts are summed as they are.
-            global_context: Whether the map's mean is a context. Without it its gate goes too.
-            aggregate: "all" contexts, or of the local ones the "top" (last) only. The paper's row says "top
-                level only"; our reading: the last local level, since the global context alone has a row of its own,
-                and the global one stays beside it as long as `global_context` says so.
-            interaction: How query and modulator meet: "multiply" q * m; "add" q + m; "dw_convnet" has no query and
-                applies a 1x1 convolution q after the modulator, y = proj(q(GELU(h(z_L)))). The paper gives
-                q(GELU(h(z_L))); `proj` stays, since its cost in the paper's table is that of four C x C layers.
-            context: What gathers a level's context: depth-wise "conv"; "avg_pool" of the same size, stride 1, mean
-                over what lies inside the map; "none": each position by itself, each level the GELU of the one before.
-            out_channels: None or `channels`; this neck keeps its width.
-        """
         super().__init__()
         self.out_channels = options.same_width(options.integer("channels", channels), out_channels)
         options.choice("aggregate", aggregate, ("all", "top"))
@@ -215,7 +194,7 @@ class FocalModulation(nn.Module):
         return self.proj_drop(self.proj(self.ln(y)))
 
     def parts(self, x: Tensor) -> FocalParts:
-        """What forward computes on its way for this input; the module keeps no reference to it.
+        """Compute the intermediate results of forward for this input; the module keeps no reference to them.
 
         Args:
             x: Feature map [B, C, h, w].
@@ -229,7 +208,7 @@ class FocalModulation(nn.Module):
         return FocalParts(query if query.shape[1] else None, contexts, gates if self.gating else None, modulator)
 
     def extra_repr(self) -> str:
-        """The settings that the submodules do not show."""
+        """Settings that are not visible in the submodules."""
         return f"contexts={self.context_names}, gating={self.gating}, interaction={self.interaction}"
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -238,7 +217,7 @@ class FocalModulation(nn.Module):
         return query, z, gates
 
     def _contexts(self, z: Tensor) -> Iterator[Tensor]:
-        """The contexts to aggregate; one by one, so that forward need not hold all of them at a time."""
+        """Yield the contexts to aggregate one by one, so that forward does not hold all of them at once."""
         for number, layer in enumerate(self.focal_layers, 1):
             z = layer(z)
             if not self.top_only or number == len(self.focal_layers):
@@ -247,7 +226,7 @@ class FocalModulation(nn.Module):
             yield self.act(z.mean(dim=(2, 3), keepdim=True))
 
     def _modulate(self, contexts: Iterable[Tensor], gates: Tensor) -> Tensor:
-        """The modulator [B, C, h, w], or [B, C, 1, 1] where the global context stands alone without a gate."""
+        """The modulator [B, C, h, w], or [B, C, 1, 1] for the global context alone without gating."""
         weighted = (c * gates[:, n : n + 1] if self.gating else c for n, c in enumerate(contexts))
         total = next(weighted)
         for context in weighted:
@@ -256,7 +235,7 @@ class FocalModulation(nn.Module):
 
 
 def _gather(channels: int, kernel: int | None, context: str) -> nn.Module:
-    """The operator that gathers a level's context from its neighbours."""
+    """The operator that computes a level's context at each position from its neighbours."""
     if kernel is None:
         return nn.Identity()
     if context == "avg_pool":

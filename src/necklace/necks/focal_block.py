@@ -2,7 +2,7 @@
 
 Paper: Yang et al., Focal Modulation Networks, NeurIPS 2022, https://arxiv.org/abs/2203.11926
 Reference: microsoft/FocalNet, classification/focalnet.py (FocalNetBlock); timm, models/focalnet.py.
-Licence: the reference is MIT (Copyright (c) 2022 Microsoft), timm's is Apache-2.0. Written anew from the definition.
+Licence: the reference is MIT (Copyright (c) 2022 Microsoft), timm's is Apache-2.0. Written from the definition.
 
     x = x + gamma_1 * modulation(norm1(x));  x = x + gamma_2 * mlp(norm2(x))
 
@@ -10,11 +10,11 @@ Official defaults: mlp_ratio 4, drop 0, LayerScale off in FocalNet-T/S/B and 1e-
 rising to 0.1 and more over a network's blocks, LayerNorm eps 1e-5.
 
 Deviations:
-* LayerScale is on at 1e-4 by default: the block starts close to the identity, so that it can be put behind a trained
-  backbone without disturbing it. `layerscale: null` is FocalNet-T/S/B.
-* No stochastic depth: its rate belongs to a deep stack, and a neck is one block.
-* Norm before the layers only (`use_postln`, of the large models, is left out).
-* Dropout of the modulation is `proj_drop`, of the MLP `drop`; the reference gives one value to both.
+* LayerScale is on at 1e-4 by default: the block starts close to the identity, so it can follow a trained backbone
+  without disturbing its features. `layerscale: null` is FocalNet-T/S/B.
+* No stochastic depth: it is meant for a deep stack, and a neck is one block.
+* Pre-norm only (`use_postln`, of the large models, is not implemented).
+* The dropout of the modulation is `proj_drop`, that of the MLP `drop`; the reference uses one value for both.
 * [B, C, h, w] throughout; a load hook takes the official 2-D weights and timm's names (`ls1.gamma`).
 """
 
@@ -24,11 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from necklace.necks import options
-from necklace.necks.focal import ChannelLayerNorm, FocalModulation
+from necklace.necks.blocks import MLP, ChannelLayerNorm
+from necklace.necks.focal import FocalModulation
 
 
 def _adapt_weights(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Turn official and timm's weights into ours; `state_dict` is load_state_dict's own copy, never the caller's."""
+    """Convert official and timm weights in place; `state_dict` is the copy that load_state_dict made, not the caller's."""
     for name in (f"{prefix}mlp.fc1.weight", f"{prefix}mlp.fc2.weight"):
         if name in state_dict and state_dict[name].ndim == 2:
             state_dict[name] = state_dict[name][:, :, None, None]
@@ -37,32 +38,10 @@ def _adapt_weights(module: nn.Module, state_dict: dict[str, Any], prefix: str, *
             state_dict[f"{prefix}gamma_{number}"] = state_dict.pop(f"{prefix}ls{number}.gamma")
 
 
-class MLP(nn.Module):
-    """Two 1x1 convolutions with GELU between them and dropout after each."""
-
-    def __init__(self, channels: int, hidden: int, drop: float) -> None:
-        """Build the layers.
-
-        Args:
-            channels: Width of the input and the output.
-            hidden: Width in between.
-            drop: Dropout after each convolution's output (after GELU for the first).
-        """
-        super().__init__()
-        self.fc1 = nn.Conv2d(channels, hidden, kernel_size=1)
-        self.act = nn.GELU()
-        self.fc2 = nn.Conv2d(hidden, channels, kernel_size=1)
-        self.drop = nn.Dropout(drop)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform each position of [B, C, h, w] by itself."""
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
-
-
 class FocalBlock(nn.Module):
     """Norm, focal modulation, LayerScale, residual; norm, MLP, LayerScale, residual.
 
-    `block.modulation.parts(block.norm1(x))` hands out the parts of its modulation for the block's input x.
+    `block.modulation.parts(block.norm1(x))` returns the intermediate results of its modulation for the input x.
     """
 
     def __init__(
@@ -78,18 +57,21 @@ class FocalBlock(nn.Module):
         """Build the neck.
 
         Args:
-            channels: Width of the input and the output.
-            mlp_ratio: Width inside the MLP, in multiples of `channels`.
-            layerscale: Start value of the residual branches' scales; None for no scales.
-            drop: Dropout in the MLP.
-            ln_eps: Epsilon of every LayerNorm. Weights trained with timm want 1e-6.
+            channels: Channels of the input and the output.
+            mlp_ratio: Hidden channels of the MLP, in multiples of `channels`.
+            layerscale: Initial scale of the residual branches; None for no LayerScale.
+            drop: Dropout rate in the MLP.
+            ln_eps: Epsilon of every LayerNorm. Weights trained with timm need 1e-6.
             **focal: Options of FocalModulation.
+
+        Raises:
+            ValueError: An option is out of range.
         """
         super().__init__()
         hidden = int(options.integer("channels", channels) * options.number("mlp_ratio", mlp_ratio, above=0.0))
         if hidden < 1:
             raise ValueError(
-                f"mlp_ratio={mlp_ratio!r}: leaves the MLP no width; allowed are numbers >= 1 / channels ({channels})"
+                f"mlp_ratio={mlp_ratio!r}: leaves the MLP without channels; allowed are numbers >= 1 / channels ({channels})"
             )
         eps = options.number("ln_eps", ln_eps, above=0.0)
         scale = None if layerscale is None else options.number("layerscale", layerscale, above=0.0)
@@ -116,5 +98,5 @@ class FocalBlock(nn.Module):
 
 
 def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
-    """[B, C, h, w] times [C]."""
+    """Scale [B, C, h, w] by gamma [C]; no gamma leaves it unchanged."""
     return x if gamma is None else x * gamma[:, None, None]

@@ -1,7 +1,7 @@
-"""Checks of a neck's options when it is built: one ValueError that names the option, its value and what is allowed.
+"""Checks of a neck's options when it is built: each raises a ValueError that names the option, its value and the allowed ones.
 
-Options come from YAML and from the command line, so a number may arrive as a word, a flag as a number and a list as
-Hydra's ListConfig. Everything wrong is a ValueError, types included: whoever runs a study catches one kind.
+Options come from YAML and from the command line, so a number may arrive as a string, a flag as a number and a list as Hydra's
+ListConfig. A wrong type is a ValueError as well, so that callers have one kind of error to catch.
 """
 
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def _whole(value: Any) -> bool:
-    # bool is a subclass of int, and `focal_level=true` is a slip, not level 1.
+    # bool is a subclass of int, but `focal_level=true` is a mistake, not level 1.
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -23,7 +23,7 @@ def integer(name: str, value: Any, minimum: int = 1) -> int:
 def number(name: str, value: Any, *, above: float | None = None, at_least: float = 0.0, below: float = float("inf")) -> float:
     """Return `value` as a float in [`at_least`, `below`), or in (`above`, `below`) where `above` is given."""
     good = isinstance(value, int | float) and not isinstance(value, bool)
-    # Written so that NaN, for which every comparison is false, is refused as well.
+    # Written so that NaN, for which every comparison is false, is rejected as well.
     good = good and (value > above if above is not None else value >= at_least) and value < below
     if not good:
         allowed = f"numbers > {above:g}" if above is not None else f"numbers >= {at_least:g}"
@@ -64,6 +64,6 @@ def same_width(channels: int, out_channels: int | None) -> int:
     """Return `channels`; a neck that adds or multiplies its input's projections cannot change the width."""
     if out_channels is not None and integer("out_channels", out_channels) != channels:
         raise ValueError(
-            f"out_channels={out_channels!r}: this neck keeps its width, allowed are null and channels ({channels})"
+            f"out_channels={out_channels!r}: this neck keeps the number of channels, allowed are null and channels ({channels})"
         )
     return channels

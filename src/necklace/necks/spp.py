@@ -1,22 +1,21 @@
-"""SPP and SPPF: spatial pyramid pooling that keeps the map's size, as YOLO detectors use it.
+"""SPP and SPPF: spatial pyramid pooling that keeps the map's size, as in YOLO detectors.
 
 Paper: He et al., Spatial Pyramid Pooling in Deep Convolutional Networks, 2014, https://arxiv.org/abs/1406.4729. Its
-pyramid (a fixed number of bins, so a vector of fixed length for every image size) is a head here. This file is what
-YOLOv3 and YOLOv5 made of the idea: stride-1 max-pools of several sizes side by side, so a map goes in and a map of
-the same size comes out.
+pyramid (a fixed number of bins, so a vector of fixed length for every image size) is the head `Pyramid`. This file has
+the form of YOLOv3 and YOLOv5: parallel stride-1 max-pools of several sizes, whose output map has the size of the input.
 Reference: ultralytics/yolov5, models/common.py (classes Conv, SPP, SPPF); SPPF came with its pull request 4420.
-Licence: that file is AGPL-3.0. Nothing is copied from it; only the definition, which is a fact, and the names of the
-weights (`cv1.conv`, `cv1.bn`, `cv2.conv`, `cv2.bn`), so that YOLOv5's weights load.
+Licence: that file is AGPL-3.0. No code is copied; only the definition and the names of the weights (`cv1.conv`,
+`cv1.bn`, `cv2.conv`, `cv2.bn`) are the same, so that YOLOv5's weights load.
 
 Deviations:
 * BatchNorm has torch's defaults (eps 1e-5, momentum 0.1). YOLOv5 sets eps 1e-3 and momentum 0.03 for the whole model
-  after it is built; whoever loads its weights must set eps likewise to get its outputs.
-* SiLU follows both convolutions, as in YOLOv5. Newer Ultralytics releases dropped the first one in SPPF, and with
-  that SPPF is no longer equal to SPP.
+  after it is built; to reproduce its outputs from its weights, set eps to 1e-3.
+* SiLU follows both convolutions, as in YOLOv5. Newer Ultralytics releases dropped the first one in SPPF, which makes
+  SPPF differ from SPP.
 * An even kernel size is an error; in YOLOv5 it changes the map's size by one and fails at the concatenation.
 
-Under one seed SPP with three kernels and SPPF start from equal weights (the same two convolutions, drawn in the same
-order), so the pair is a free A/A test of whatever compares necks.
+With equal seeds, SPP with three kernels and SPPF start from equal weights (the same two convolutions, drawn in the same
+order), so the pair is an A/A test for a comparison of necks.
 """
 
 from collections.abc import Sequence
@@ -25,25 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from necklace.necks import options
-
-
-class ConvBNAct(nn.Sequential):
-    """1x1 convolution without bias, BatchNorm, SiLU.
-
-    In training BatchNorm needs more than one value for each channel: a batch of one 1x1 map is torch's ValueError.
-    """
-
-    def __init__(self, channels: int, out_channels: int) -> None:
-        """Build the three layers.
-
-        Args:
-            channels: Width of the input.
-            out_channels: Width of the output.
-        """
-        super().__init__()
-        self.conv = nn.Conv2d(channels, out_channels, kernel_size=1, bias=False)
-        self.bn = nn.BatchNorm2d(out_channels)
-        self.act = nn.SiLU()
+from necklace.necks.blocks import ConvBNAct
 
 
 class SPP(nn.Module):
@@ -53,9 +34,9 @@ class SPP(nn.Module):
         """Build the neck.
 
         Args:
-            channels: Width of the input, at least 2: the pools see half of it.
-            out_channels: Width of the output; the input's if None.
-            kernel_sizes: Window of each pool, odd.
+            channels: Channels of the input, at least 2: the pools get half of them.
+            out_channels: Channels of the output; None for the input's.
+            kernel_sizes: Window of each pool, in positions; odd.
         """
         super().__init__()
         hidden = options.integer("channels", channels, minimum=2) // 2
@@ -81,17 +62,17 @@ class SPP(nn.Module):
 class SPPF(nn.Module):
     """One stride-1 max-pool chained three times between two 1x1 convolutions.
 
-    A 5-pool of a 5-pool is a 9-pool, and once more a 13-pool (the padding is -inf, so the border is no exception):
-    SPPF with kernel 5 computes what SPP with (5, 9, 13) does, and k stands for SPP's (k, 2k - 1, 3k - 2).
+    Two chained 5-pools equal a 9-pool, three a 13-pool, also at the border (the padding is -inf). So SPPF with kernel k
+    equals SPP with kernels (k, 2k - 1, 3k - 2).
     """
 
     def __init__(self, channels: int, out_channels: int | None = None, kernel_size: int = 5) -> None:
         """Build the neck.
 
         Args:
-            channels: Width of the input, at least 2: the pool sees half of it.
-            out_channels: Width of the output; the input's if None.
-            kernel_size: Window of the pool, odd.
+            channels: Channels of the input, at least 2: the pool gets half of them.
+            out_channels: Channels of the output; None for the input's.
+            kernel_size: Window of the pool, in positions; odd.
         """
         super().__init__()
         hidden = options.integer("channels", channels, minimum=2) // 2

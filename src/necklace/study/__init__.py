@@ -1,1 +1,1 @@
-"""Studies: which cells answer a question, which of them are missing, and what they say together."""
+"""Studies: the runs that answer a question, and which of them still have to be trained."""

@@ -1,0 +1,7 @@
+"""Backbones: images [B, 3, H, W] to one feature map [B, out_channels, ceil(H / stride), ceil(W / stride)]."""
+
+from necklace.backbones.base import Backbone
+from necklace.backbones.cifar_resnet import CifarResNet
+from necklace.backbones.libraries import TimmBackbone, TorchvisionResNet
+
+__all__ = ["Backbone", "CifarResNet", "TimmBackbone", "TorchvisionResNet"]

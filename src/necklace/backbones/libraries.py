@@ -1,0 +1,101 @@
+"""Backbones of torchvision and timm, cut after one stage."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from necklace.backbones.base import Backbone
+
+# Input pixels per step of the feature map after each stage, with the ImageNet stem.
+TORCHVISION_STRIDES = {"layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
+
+
+class TorchvisionResNet(Backbone):
+    """A ResNet of torchvision, cut after one stage.
+
+    Args:
+        name: A torchvision ResNet, such as `resnet18` or `resnet50`.
+        stage: The last stage to keep: `layer1` to `layer4`.
+        stem: `imagenet` (7x7 convolution of stride 2 and a max-pool: stride 4) or `cifar` (one 3x3 convolution of stride 1).
+        pretrained: A local weights file (.pth, .pt or .safetensors), or None.
+        pretrained_skip: Name prefixes of layers that may keep their initial values, such as `conv1` with another stem.
+    """
+
+    def __init__(
+        self,
+        name: str = "resnet18",
+        stage: str = "layer4",
+        stem: str = "imagenet",
+        pretrained: str | None = None,
+        pretrained_skip: Sequence[str] = (),
+    ) -> None:
+        known = [known for known in torchvision.models.list_models() if hasattr(torchvision.models.resnet, known)]
+        if name not in known:
+            raise ValueError(f"backbone.name={name}: not a torchvision ResNet; known: {', '.join(known)}")
+        if stage not in TORCHVISION_STRIDES:
+            raise ValueError(f"backbone.stage={stage}: must be one of {', '.join(TORCHVISION_STRIDES)}")
+        if stem not in ("imagenet", "cifar"):
+            raise ValueError(f"backbone.stem={stem}: must be imagenet or cifar")
+        network = torchvision.models.get_model(name, weights=None)
+        if stem == "cifar":
+            network.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+            nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+            network.maxpool = nn.Identity()
+        last = getattr(network, stage)[-1]
+        channels = (last.conv3 if hasattr(last, "conv3") else last.conv2).out_channels
+        super().__init__(channels, TORCHVISION_STRIDES[stage] // (4 if stem == "cifar" else 1))
+        self.stage = stage
+        self.network = create_feature_extractor(network, [stage])
+        self.load_pretrained(self.network, pretrained, pretrained_skip)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images [B, 3, H, W] to the stage's features [B, out_channels, h, w]."""
+        return self.network(images)[self.stage]
+
+
+class TimmBackbone(Backbone):
+    """Any timm model that supports `features_only`, cut after one stage.
+
+    Args:
+        name: A timm model name, such as `focalnet_tiny_srf`.
+        stage: Index into the model's feature stages; -1 is the last.
+        pretrained: A local weights file in timm's names, or None.
+        pretrained_skip: Name prefixes of layers that may keep their initial values.
+        options: Further arguments of the timm model, such as `{focal_levels: [2, 2, 2, 2]}`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stage: int = -1,
+        pretrained: str | None = None,
+        pretrained_skip: Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        import timm  # here: it takes seconds to import and brings in W&B's package
+
+        if not timm.is_model(name):
+            near = difflib.get_close_matches(name, timm.list_models(), 5)
+            raise ValueError(f"backbone.name={name}: not a timm model; similar names: {', '.join(near) or 'none'}")
+        with torch.device("meta"):
+            full: Any = timm.create_model(name, features_only=True, **(options or {}))
+        stages = len(full.feature_info.channels())
+        if not -stages <= stage < stages:
+            raise ValueError(f"backbone.stage={stage}: {name} has the stages 0 to {stages - 1} (or -{stages} to -1)")
+        index = stage % stages
+        network: Any = timm.create_model(name, features_only=True, out_indices=(index,), **(options or {}))
+        super().__init__(network.feature_info.channels()[0], network.feature_info.reduction()[0])
+        # Some feature wrappers return [B, h, w, C]; timm states it in this attribute.
+        self.channels_last_output = getattr(network, "output_fmt", None) is not None and str(network.output_fmt.value) == "NHWC"
+        self.network = network
+        self.load_pretrained(self.network, pretrained, pretrained_skip)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images [B, 3, H, W] to the stage's features [B, out_channels, h, w]."""
+        features = self.network(images)[0]
+        return features.permute(0, 3, 1, 2) if self.channels_last_output else features

@@ -1,0 +1,110 @@
+"""From a resolved config to its data and its model."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from necklace.data.augment import Augmentation
+from necklace.data.datamodule import DataModule
+from necklace.data.sizes import Fixed
+from necklace.data.splits import OPTIONS, splits_key, splits_of
+from necklace.model import Model, build_model
+
+# Options of `data` that reach its source and its sizes by interpolation.
+REFERRED = ("root", "on_corrupt", "size", "download", "year", "memory_gib", "cache")
+
+# Where a `_target_` that has moved stands now. A run's identity keeps the name that the config gives.
+ALIASES = {
+    "necklace.loggers.wandb_logger": "necklace.tracking.wandb_logger.wandb_logger",
+    "necklace.loggers.csv_logger": "necklace.tracking.csv_logger.csv_logger",
+}
+
+
+def instantiated(node: DictConfig, **arguments: Any) -> Any:
+    """Hydra's `instantiate`, also for a `_target_` that has moved."""
+    target = node.get("_target_")
+    if target in ALIASES:
+        node = OmegaConf.merge(node, {"_target_": ALIASES[target]})  # pyright: ignore[reportAssignmentType]
+    return instantiate(node, **arguments)
+
+
+def datamodule_of(resolved: dict[str, Any]) -> DataModule:
+    """The data of a resolved config."""
+    options = {name: value for name, value in resolved["data"].items() if name not in (*OPTIONS, *REFERRED)}
+    augment = Augmentation(**options.pop("augment"))
+    sizes = instantiate(options.pop("sizes"))
+    key = splits_key(resolved["data"])
+    return DataModule(splits_of(key), sizes, resolved["batch_size"], resolved["seed"], augment, **options)
+
+
+def model_of(config: DictConfig, data: DataModule) -> Model:
+    """The model of a config before its first step, for its data."""
+    return model_for(config, len(data.classes), data.size if isinstance(data.sizes, Fixed) else None)
+
+
+def model_for(config: DictConfig, classes: int, image_size: tuple[int, int] | None) -> Model:
+    """The model of a config before its first step.
+
+    Args:
+        config: The config.
+        classes: Number of classes.
+        image_size: Height and width, or None where images come at several sizes.
+    """
+    return build_model(
+        lambda: instantiate(config.backbone),
+        lambda **sizes: instantiate(config.neck, **sizes),
+        lambda **sizes: instantiate(config.head, **sizes),
+        classes,
+        image_size,
+        config.seed,
+    )
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The facts about the data that a plan and a model need.
+
+    Attributes:
+        digest: The content of each split.
+        classes: Number of classes.
+        size: Typical height and width of an image.
+    """
+
+    digest: dict[str, str]
+    classes: int
+    size: tuple[int, int]
+
+
+def facts_of(resolved: dict[str, Any]) -> DataFacts:
+    """The facts about a resolved config's data, which is read once in a process.
+
+    Raises:
+        ValueError: The config has an option that the data does not know.
+    """
+    return _facts(json.dumps([resolved["data"], resolved["batch_size"]], sort_keys=True))
+
+
+@cache
+def _facts(data: str) -> DataFacts:
+    options, batch_size = json.loads(data)
+    try:
+        made = datamodule_of({"data": options, "batch_size": batch_size, "seed": 0})  # these facts do not depend on the seed
+    except TypeError as error:
+        raise ValueError(f"data={options['source']['_target_']}: {error}") from error
+    return DataFacts(made.digest, len(made.classes), made.size)
+
+
+def forget_data() -> None:
+    """Read the data again when it is next asked for."""
+    _facts.cache_clear()
+    splits_of.cache_clear()
+
+
+def built(resolved: dict[str, Any], facts: DataFacts | None = None) -> tuple[Model, tuple[int, int]]:
+    """The model of a resolved config and the image size that its cost is counted at; reads the data where it is not known."""
+    facts = facts or facts_of(resolved)
+    return model_for(OmegaConf.create(resolved), facts.classes, facts.size), facts.size

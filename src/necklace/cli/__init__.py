@@ -1,0 +1,1 @@
+"""The commands: `necklace train | ablate | inspect | dashboard | bench`."""

@@ -1,0 +1,120 @@
+"""A study, from plan to table: necklace ablate NAME, for what experiments/NAME/study.yaml asks.
+
+Heavy imports wait until the command line is known to be good, and the launcher's server imports them meanwhile.
+"""
+
+import argparse
+import gc
+import signal
+import sys
+from pathlib import Path
+
+from necklace.study.study_file import METRICS
+
+VERBS = ("run", "plan", "table", "verify", "reproduce", "sync")
+STOPPED = "stopped; the same command continues from here"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command and carry it out; exit code 1 where a run is not done or something does not hold."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    parsed = parse(arguments)
+    try:
+        if parsed.verb == "run" and not parsed.root:
+            from necklace.launcher.server import start_server
+            from necklace.study.preload import PRELOAD
+
+            start_server(PRELOAD)  # which imports, on another core, what this process is about to import as well
+        from necklace.cli.errors import EXPECTED
+        from necklace.cli.study import carry_out
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
+    try:
+        code = carry_out(parsed)
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
+    except EXPECTED as error:
+        sys.exit(f"error: {error}")
+    gc.freeze()  # the interpreter's end would look through all that was imported: 1.3 s
+    sys.exit(code)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line (None: this process's) as a namespace, with `verb` for what is to be done."""
+    parser = argparse.ArgumentParser(
+        prog=None if arguments is None else "necklace ablate",
+        description="Run what is missing of a study and write its tables, figures and report.",
+        epilog="Overrides (key=value) are Hydra's, of all runs; hydra.launcher.slots=N trains so many runs side by side.",
+    )
+    parser.add_argument("name", nargs="?", help="folder below experiments/")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help=f"may begin with a verb: {', '.join(VERBS)}"
+    )
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--plan", action="store_true", help="only print what is done and what is missing")
+    instead.add_argument("--table", action="store_true", help="train nothing, write the tables of the finished runs")
+    parser.add_argument("--retry-failed", action="store_true", help="train failed runs again")
+    parser.add_argument("--rerun-stale", action="store_true", help="train runs again that other code has trained")
+    parser.add_argument("--seeds", type=int, metavar="N", help="so many seeds instead of the study's")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="FIELD", help="let a field differ; printed below the table"
+    )
+    instead.add_argument("--verify", action="store_true", help="derive everything committed from records/ and compare")
+    instead.add_argument("--reproduce", type=int, metavar="K", help="train K random runs again and compare with their records")
+    instead.add_argument("--wandb-sync", action="store_true", help="upload the runs that W&B does not have yet; train nothing")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="more configs, such as a neck of yours")
+    instead.add_argument("--from", dest="root", type=Path, metavar="DIR", help="a table of any runs, such as outputs/runs")
+    parser.add_argument(
+        "--metric",
+        choices=METRICS,
+        metavar="METRIC",
+        help=f"with --from: one of {', '.join(METRICS)}; the first if none is given",
+    )
+    parser.add_argument("--figures", type=Path, metavar="DIR", help="with --from: also draw figures into this folder")
+    parsed = parser.parse_intermixed_args(arguments)
+    _take_verb(parsed, parser)
+    if (parsed.name is None) == (parsed.root is None):
+        parser.error("one of NAME and --from DIR, please")
+    if parsed.root is None and (parsed.metric or parsed.figures):
+        parser.error("--metric and --figures go with --from DIR; a study's metric stands in its study.yaml")
+    if parsed.config_dir and not parsed.config_dir.is_dir():
+        parser.error(f"--config-dir {parsed.config_dir}: there is no such folder")
+    if parsed.name and "=" in parsed.name:
+        parser.error(f"the study's name comes before overrides such as {parsed.name}")
+    return parsed
+
+
+def _take_verb(parsed: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Set `verb` from the flags, or from a verb behind the study's name, and take it off the overrides."""
+    flags = {
+        "plan": ("--plan", parsed.plan),
+        "table": ("--table", parsed.table),
+        "verify": ("--verify", parsed.verify),
+        "reproduce": ("--reproduce", parsed.reproduce is not None),
+        "sync": ("--wandb-sync", parsed.wandb_sync),
+    }
+    parsed.verb = next((verb for verb, (_, given) in flags.items() if given), "run")
+    if parsed.overrides and _is_word(parsed.overrides[0]):
+        verb = parsed.overrides.pop(0)
+        if verb not in VERBS:
+            parser.error(f"{verb}: must be key=value or one of {', '.join(VERBS)}")
+        if parsed.verb not in ("run", verb):
+            parser.error(f"{verb} and {flags[parsed.verb][0]}: one of them, please")
+        parsed.verb = verb
+    if parsed.verb == "reproduce" and parsed.reproduce is None:
+        count = parsed.overrides.pop(0) if parsed.overrides and _is_word(parsed.overrides[0]) else "1"
+        if not count.isdecimal():
+            parser.error(f"reproduce {count}: must be a number of runs")
+        parsed.reproduce = int(count)
+    for text in filter(_is_word, parsed.overrides):
+        parser.error(f"{text}: must be key=value; one verb may follow the study's name: {', '.join(VERBS)}")
+
+
+def _is_word(text: str) -> bool:
+    """Whether it can be no override of Hydra's, which are key=value or ~key."""
+    return "=" not in text and not text.startswith("~")
+
+
+if __name__ == "__main__":
+    main()

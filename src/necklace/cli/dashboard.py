@@ -1,0 +1,58 @@
+"""A study's dashboard in W&B: necklace dashboard NAME saves it as a workspace of the study's project."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from hydra import initialize_config_dir
+
+from necklace.cli.errors import EXPECTED
+from necklace.cli.train import CONFIGS
+from necklace.study.plan import make_plan
+from necklace.study.study_file import read_study
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command and carry it out."""
+    parser = argparse.ArgumentParser(
+        prog="necklace dashboard", description="Save a study's panels as a workspace of its W&B project."
+    )
+    parser.add_argument("name", help="folder below experiments/")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="as they were given to ablate")
+    parser.add_argument("--dry-run", action="store_true", help="print the workspace as JSON; needs no network")
+    parser.add_argument("--entity", default=os.environ.get("WANDB_ENTITY"), help="W&B user or team; yours, if not given")
+    parsed = parser.parse_intermixed_args(arguments)
+    # Here, so that --help need not wait for it.
+    from necklace.tracking.wandb_run import WandbError
+
+    try:
+        print(dashboard(parsed))
+    except ModuleNotFoundError as error:
+        if error.name != "wandb_workspaces":
+            raise
+        sys.exit("error: dashboards need wandb-workspaces: pip install -e '.[dashboards]'")
+    except (*EXPECTED, WandbError) as error:
+        sys.exit(f"error: {error}")
+
+
+def dashboard(parsed: argparse.Namespace) -> str:
+    """Build the workspace and save it, or give its spec."""
+    from necklace.tracking.wandb_run import default_entity, wandb_mode
+    from necklace.tracking.wandb_workspace import workspace
+
+    entity = parsed.entity
+    if not parsed.dry_run:
+        mode, why = wandb_mode(None)
+        if mode != "online":
+            raise RuntimeError(
+                f"{why or 'no API key is configured (wandb login, or WANDB_API_KEY), or WANDB_MODE forbids it'}; "
+                "--dry-run prints the workspace without a server; experiments/NAME/report.html shows the same here"
+            )
+        entity = entity or default_entity()
+    study = read_study(Path("experiments") / parsed.name / "study.yaml")
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        built = workspace(make_plan(study, parsed.overrides, 1), entity or "")
+    if parsed.dry_run:
+        return built._to_model().model_dump_json(by_alias=True, indent=1)
+    return f"saved: {built.save().url}"

@@ -1,0 +1,27 @@
+"""Draw a finished run without training it again: necklace inspect outputs/STUDY/RUN."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from necklace.cli.errors import EXPECTED
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Draw the pictures into the run's folder and print their numbers."""
+    parser = argparse.ArgumentParser(
+        prog="necklace inspect",
+        description="Draw a finished run's receptive field, gates and confusion matrix into its pictures/, with their numbers.",
+    )
+    parser.add_argument("folder", type=Path, help="the run's folder, outputs/STUDY/RUN")
+    folder = parser.parse_args(arguments).folder
+    console = Console(soft_wrap=True, highlight=False)
+    from necklace.diagnostics.pictures import draw_run  # not to explain the command, as torch takes its time
+
+    try:
+        for line in draw_run(folder):
+            console.print(line, markup=False)
+    except EXPECTED as error:
+        sys.exit(f"error: {error}")

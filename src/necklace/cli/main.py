@@ -1,0 +1,50 @@
+"""The command `necklace`: one verb for each daily task."""
+
+import signal
+import sys
+
+USAGE = """usage: necklace VERB ...
+
+  train key=value ...     train and test one run, or one of each combination with -m
+  ablate NAME             run what is missing of a study and write its tables; also plan, table, verify, reproduce, sync
+  inspect RUN             draw a finished run's receptive field, gates and confusion matrix
+  dashboard NAME          save a study's panels as a workspace of its W&B project
+  bench WHAT              measure speed: loader, studies, records or gates
+
+Each verb explains itself with --help. Inside a checkout, python train.py and python ablate.py are the first two."""
+
+
+def main() -> None:
+    """Carry out the verb; the others are not imported."""
+    verb, *arguments = sys.argv[1:] or [""]
+    if verb in ("-h", "--help"):
+        print(USAGE)
+    elif verb == "train":
+        from necklace.cli import train
+
+        train.command(arguments)
+    elif verb == "ablate":
+        # Until there is something to stop in good order, Ctrl-C ends this process without a traceback out of its imports.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        from necklace.cli import ablate
+
+        ablate.main(arguments)
+    elif verb == "inspect":
+        from necklace.cli import inspection
+
+        inspection.main(arguments)
+    elif verb == "dashboard":
+        from necklace.cli import dashboard
+
+        dashboard.main(arguments)
+    elif verb == "bench":
+        from necklace.cli import bench
+
+        bench.main(arguments)
+    else:
+        sys.exit(f"{USAGE}\n\nerror: {verb or 'no verb'}: must be one of train, ablate, inspect, dashboard, bench")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Carries out `necklace ablate`: a study from plan to table, or one of the checks of its records."""
+
+import argparse
+import shlex
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from hydra import initialize_config_dir
+from rich.console import Console
+
+from necklace.cli.train import CONFIGS
+from necklace.results.analysis import analyse
+from necklace.results.comparability import check_comparable
+from necklace.results.figures import write_figures
+from necklace.results.table import TableText, table_text, terminal
+from necklace.results.verify import verify
+from necklace.results.write import write_study
+from necklace.study.adhoc import study_of_runs
+from necklace.study.collect import Kept, collect
+from necklace.study.execute import execute, launching_overrides
+from necklace.study.plan import Plan, make_plan
+from necklace.study.profile import row_costs
+from necklace.study.progress import plan_lines
+from necklace.study.reproduce import reproduce
+from necklace.study.status import StatusReader
+from necklace.study.store import StudyRecords, read_records
+from necklace.study.study_file import METRICS, override, read_study
+from necklace.tracking.wandb_study import sync, wandb_mode_of, wandb_settings, write_table
+
+TRAIN = Path(__file__).with_name("train.py")
+
+
+def carry_out(arguments: argparse.Namespace) -> int:
+    """Do what was asked for; gives the exit code."""
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    if arguments.root:
+        return _table_of_runs(arguments.root, arguments.metric or METRICS[0], arguments.figures, console)
+    folder = Path("experiments") / arguments.name
+    if arguments.verb == "verify":
+        return _verify(read_records(folder), folder, console)
+    if arguments.verb == "reproduce":
+        return _reproduce(read_records(folder), arguments.reproduce, arguments.overrides, console)
+    return _study(arguments, folder, console)
+
+
+def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int:
+    """Plan a study, and run it, write its tables, or upload it."""
+    file = read_study(folder / "study.yaml")
+    own, for_hydra = _overrides(arguments)
+    kept = Kept(folder)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        plan = make_plan(file, own, arguments.seeds, launching_overrides(for_hydra))
+        status = StatusReader(plan)
+        rerun = ({"failed"} if arguments.retry_failed else set()) | ({"stale"} if arguments.rerun_stale else set())
+        _print_plan(status, rerun, kept, console)
+        if arguments.verb == "plan":
+            return 0
+        if arguments.verb == "sync":
+            lines, complete = sync(plan, status.all())
+            for line in lines:
+                console.print(line)
+            return 0 if complete else 1
+        seeds = ["--seeds", str(arguments.seeds)] if arguments.seeds else []
+        given = [*own, *seeds, *(part for field in arguments.allow for part in ("--allow", field))]
+        _check_replaced(plan, kept, given, folder)
+        trains = arguments.verb == "run"
+        if trains:
+            execute(status, TRAIN, rerun, lambda: wandb_settings(plan, console), console)
+        study = StudyRecords(plan.info(arguments.allow, given), collect(plan, status, kept), {})
+        differences = check_comparable(study)  # runs that cannot be compared need not be measured
+        study = StudyRecords(study.info, study.runs, row_costs(plan, study.runs, folder, measure=trains))
+        mode = wandb_mode_of(plan) if trains else None
+    results = analyse(study, differences)
+    table, retired = write_study(study, results, folder)
+    if retired:
+        console.print(f"{len(retired)} results that study.yaml no longer asks for are in {folder / 'records' / 'retired'}")
+        console.print(f"(such as {retired[0]}); they come back when it asks for them again")
+    _print(table, study.info.name)
+    console.print(f"{folder}: runs.csv, table.md, table.tex, figures/, records/, report.html")
+    line = write_table(table, plan, mode[0]) if mode else None
+    if line:
+        console.print(line)
+    return 1 if any(run.record is None for run in study.runs) else 0
+
+
+def _overrides(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The overrides of the runs, and those of Hydra's own options."""
+    own = [text for text in arguments.overrides if not text.lstrip("+~").startswith("hydra")]
+    for_hydra = [text for text in arguments.overrides if text not in own]
+    for text in own:
+        if text.lstrip("+~").partition("=")[0] in ("seed", "study", "rerun"):
+            raise ValueError(f"{text}: the study sets this; see --seeds, --retry-failed and --rerun-stale")
+    if arguments.config_dir:
+        for_hydra.append(override("hydra.searchpath", [f"file://{arguments.config_dir.resolve()}"]))
+    return own, for_hydra
+
+
+def _print_plan(status: StatusReader, rerun: set[str], kept: Kept, console: Console) -> None:
+    plan, found = status.plan, status.all()
+    for line in plan_lines(plan, found, rerun):
+        console.print(line)
+    elsewhere = sum(run.spec.hash in kept and at.state == "missing" for run, at in zip(plan.runs, found, strict=True))
+    if elsewhere:
+        console.print(f"{elsewhere} of them were trained elsewhere and are in records/: --table makes the table of these,")
+        console.print("while a run trains them again")
+
+
+def _check_replaced(plan: Plan, kept: Kept, given: Sequence[str], folder: Path) -> None:
+    """Refuse to write a table that has no place for earlier results, unless it is study.yaml that no longer asks for them.
+
+    Raises:
+        ValueError: Overrides or seeds of this command, or of the one that wrote them, are the reason.
+    """
+    planned = {run.spec.hash for run in plan.runs}
+    lost = [run.name for run_hash, run in kept.listed.items() if run_hash not in planned]
+    if not lost or kept.info is None:
+        return
+    held, one = f"{folder} holds {len(lost)} results", f"(such as {lost[0]})"
+    before, now = (shlex.join(_without_allow(arguments)) for arguments in (kept.info.arguments, given))
+    if before == now:
+        return
+    if before:
+        raise ValueError(
+            f"{held} of ablate.py {plan.name} {before} {one}, which the table would lose without that; give it again, "
+            f"put it into study.yaml, or remove {folder / 'records'}"
+        )
+    raise ValueError(
+        f"{held} that these overrides or seeds have no place for {one}; "
+        "give them a study of their own: experiments/OTHER/study.yaml"
+    )
+
+
+def _without_allow(arguments: Sequence[str]) -> list[str]:
+    """A command's arguments without --allow FIELD, which changes no run."""
+    return [text for n, text in enumerate(arguments) if "--allow" not in (text, arguments[n - 1] if n else "")]
+
+
+def _print(table: TableText, title: str) -> None:
+    Console().print(terminal(table, title))
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    for note in [table.caption, *table.notes]:
+        console.print(note)
+
+
+def _verify(study: StudyRecords, folder: Path, console: Console) -> int:
+    problems = verify(study, folder)
+    for problem in problems:
+        console.print(f"{folder}: {problem}")
+    if not problems:
+        done = sum(1 for run in study.runs if run.record)
+        console.print(f"{folder}: tables, figures and report are what the {done} records give")
+    return 1 if problems else 0
+
+
+def _reproduce(study: StudyRecords, count: int, overrides: Sequence[str], console: Console) -> int:
+    with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
+        repetitions = reproduce(study, count, Path(scratch), overrides, np.random.default_rng())
+    for again in repetitions:
+        due = (
+            "bitwise"
+            if not again.why_not_bitwise
+            else f"within {study.info.tolerance} of {study.info.metric} ({again.why_not_bitwise})"
+        )
+        weights = "equal weights" if again.same_weights else "other weights"
+        verdict = "holds" if again.holds else "DOES NOT HOLD"
+        console.print(f"{again.name}: {verdict}, {due}: {weights}, largest difference {again.difference:.3g}")
+    return 0 if all(again.holds for again in repetitions) else 1
+
+
+def _table_of_runs(root: Path, metric: str, figures: Path | None, console: Console) -> int:
+    """Print the table of the runs below a folder, whatever they are."""
+    study = study_of_runs(root, metric)
+    results = analyse(study)
+    if figures:
+        write_figures(results, figures)
+    _print(table_text(results), str(root))
+    return 1 if any(run.record is None for run in study.runs) else 0

@@ -1,0 +1,227 @@
+"""Statistics of the gates of a run's focal layers over the whole of val, taken while it is evaluated anyway.
+
+They go to `gates.parquet`, those of the chosen weights also into the record, and to any logger that has a method `log_gates`.
+Training is not changed by it.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.trainer.states import TrainerFn
+from rich.console import Console
+
+from necklace.atomic import write_whole
+from necklace.data.datamodule import Batch
+from necklace.diagnostics.focal import GateWatch, focal_layers
+from necklace.diagnostics.gate_stats import QUANTILES, LayerGates, even_bins, quantile_name
+from necklace.distributed import all_gather_object
+
+QUANTILE_NAMES = tuple(quantile_name(q) for q in QUANTILES)
+SHARES = ("negative", "dead", "mass", "entropy", "contribution", "contribution_share")
+STATISTICS = ("mean", "sd", "min", "max", *QUANTILE_NAMES, *SHARES)
+COLUMNS = pa.schema(
+    [("weights", pa.string())]
+    + [(name, pa.int64()) for name in ("epoch", "step")]
+    + [(name, pa.string()) for name in ("layer", "context", "split", "value")]
+    + [(name, pa.int64()) for name in ("images", "count", "nonfinite")]
+    + [(name, pa.float64()) for name in STATISTICS]
+)
+
+Row = dict[str, Any]
+"""A row of the file: what one context of a layer did in one pass, over all images, one class or one size."""
+
+
+class Gates(Callback):
+    """Keeps statistics of the focal layers' gates over val: every so many epochs, and whenever val is evaluated outside fit.
+
+    Args:
+        every: Epochs from one pass to the next, the first epoch being the first; 0 for none at all.
+        path: The parquet file, rewritten whole after each pass; one row for each pass, layer, context and split (all, class,
+            size). Its columns are explained at `LayerGates.rows`.
+        classes: Names of the classes.
+        console: Where to print which gates are not finite.
+
+    Attributes:
+        chosen: Epoch and step that the weights come from when val is evaluated outside of fit.
+        rows: The rows of the file.
+
+    Raises:
+        ValueError: `every` is no number of epochs.
+    """
+
+    def __init__(self, every: int, path: Path, classes: Sequence[str], console: Console) -> None:
+        if not isinstance(every, int) or isinstance(every, bool) or every < 0:
+            raise ValueError(f"callbacks.gates={every}: must be a number of epochs, or 0 for none")
+        self.every, self.path, self.console = every, path, console
+        # A folder's name may be no UTF-8, which a table of text has to be.
+        self.classes = tuple(name.encode(errors="backslashreplace").decode() for name in classes)
+        self.chosen: tuple[int, int] | None = None
+        self.rows: list[Row] = []
+        self._references: dict[str, float] = {}
+        self._watch: GateWatch | None = None
+        self._pass = ExitStack()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epochs of the passes so far, and what the next is measured against; the rows stay in the file."""
+        return {"epochs": sorted({row["epoch"] for row in self.rows}), "references": self._references}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint: passes that the file holds from beyond it will be made again.
+
+        Raises:
+            ValueError: The file is not one of these.
+        """
+        self._references = dict(state_dict["references"])
+        rows = _read_rows(self.path) if self.path.exists() else []
+        self.rows = [row for row in rows if row["weights"] == "epoch" and row["epoch"] in state_dict["epochs"]]
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hook the layers, if a pass is due."""
+        last = max((row["epoch"] for row in self.rows if row["weights"] == "epoch"), default=None)
+        # Not every N-th epoch, but the first with a validation: val need not be evaluated in each.
+        due = trainer.state.fn != TrainerFn.FITTING or last is None or trainer.current_epoch - last >= self.every
+        if self.every and due and focal_layers(pl_module):
+            self._watch = self._pass.enter_context(GateWatch(pl_module, len(self.classes), self._references))
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Announce the batch."""
+        if self._watch:
+            self._watch.batch(batch.images, batch.labels)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Unhook the layers, merge the sums of all ranks, keep and log the statistics."""
+        watch = self._watch
+        if watch is None:
+            return
+        self._unhook()
+        layers = _merged(all_gather_object({name: layer.cpu() for name, layer in watch.layers.items()}))
+        self._references |= {name: rms for name, layer in layers.items() if (rms := layer.rms()) is not None}
+        in_fit = trainer.state.fn == TrainerFn.FITTING
+        epoch, step = (trainer.current_epoch, trainer.global_step) if in_fit or self.chosen is None else self.chosen
+        new = self._rows_of(layers, {"weights": "epoch" if in_fit else "chosen", "epoch": epoch, "step": step})
+        known = {(found["layer"], found["context"]) for found in _first_nonfinite(self.rows)}
+        self.rows += new
+        for found in _first_nonfinite(new):
+            if (found["layer"], found["context"]) not in known:
+                self.console.print(f"gates: {_sentence(found)}")
+        if trainer.is_global_zero:
+            content = io.BytesIO()
+            pq.write_table(pa.Table.from_pylist(self.rows, COLUMNS), content)
+            write_whole(self.path, content.getvalue())
+            for logger in trainer.loggers:
+                log_gates = getattr(logger, "log_gates", None)  # by its name, so that this need not import W&B
+                if log_gates:
+                    log_gates(COLUMNS.names, new, _drawable(layers, new), epoch, step)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave the model untouched; where gates were not finite, the traceback should say so."""
+        self._unhook()
+        nonfinite = _first_nonfinite(self.rows)
+        if not nonfinite and self.every and isinstance(exception, FloatingPointError) and focal_layers(pl_module):
+            nonfinite = self._nonfinite_now(trainer, pl_module)
+        for found in nonfinite:
+            exception.add_note(f"gates: {_sentence(found)}")
+
+    def summary(self) -> dict[str, Any] | None:
+        """The part of the record that is about gates, or None where no chosen weights were watched.
+
+        Returns:
+            `epoch` and `step` of the weights; `layers`: layer to context to statistics (see `LayerGates.rows`), to five digits;
+            `nonfinite`: the first pass in which a layer's context or gate was NaN or infinite, for each that ever was.
+        """
+        chosen = [row for row in self.rows if row["weights"] == "chosen" and row["split"] == "all"]
+        if not chosen:
+            return None
+        layers: dict[str, dict[str, Any]] = {}
+        for row in chosen:
+            statistics = {name: _short(row[name]) for name in STATISTICS}
+            layers.setdefault(row["layer"], {})[row["context"]] = statistics
+        nonfinite = _first_nonfinite(self.rows)
+        return {"epoch": chosen[0]["epoch"], "step": chosen[0]["step"], "layers": layers, "nonfinite": nonfinite}
+
+    def _nonfinite_now(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[dict[str, Any]]:
+        """The gates that are not finite with the weights as they are, on the first batch of val."""
+        data: Any = getattr(trainer, "datamodule")  # noqa: B009, which Lightning attaches without declaring it
+        batch: Batch = data.prepare(next(iter(data.val_dataloader())), augment=False)
+        images, labels = batch.images.to(pl_module.device), batch.labels.to(pl_module.device)
+        with GateWatch(pl_module, len(self.classes)) as watch, torch.no_grad():
+            watch.batch(images, labels)
+            pl_module(images)
+        return _first_nonfinite(self._rows_of(watch.layers, {"epoch": trainer.current_epoch, "step": trainer.global_step}))
+
+    def _rows_of(self, layers: Mapping[str, LayerGates], start: Row) -> list[Row]:
+        return [{**start, "layer": name} | row for name, layer in layers.items() for row in layer.rows(self.classes)]
+
+    def _unhook(self) -> None:
+        self._pass.close()
+        self._watch = None
+
+
+def _read_rows(path: Path) -> list[Row]:
+    """The rows of a gates.parquet.
+
+    Raises:
+        ValueError: It is damaged, or has other columns.
+    """
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        words = f"{error}".partition("\n")[0]
+        raise ValueError(f"{path}: not a table of gates: {words}") from error
+    for field in COLUMNS:
+        found = table.schema.field(field.name).type if field.name in table.column_names else "missing"
+        if found != field.type:
+            raise ValueError(f"{path}: not a table of gates: column {field.name} is {found}, not {field.type}")
+    return table.to_pylist()
+
+
+def _merged(ranks: Sequence[Mapping[str, LayerGates]]) -> dict[str, LayerGates]:
+    """The statistics of each layer over all ranks."""
+    layers: dict[str, LayerGates] = {}
+    for rank in ranks:
+        for name, layer in rank.items():
+            if name in layers:
+                layers[name].merge(layer)
+            else:
+                layers[name] = layer
+    return layers
+
+
+def _drawable(layers: Mapping[str, LayerGates], rows: Sequence[Row]) -> dict[tuple[str, str], tuple[Any, Any]]:
+    """Layer and context to the counts and edges of the gate's histogram in even bins, where it has more than one value."""
+    return {
+        (row["layer"], row["context"]): even_bins(layers[row["layer"]].histograms()[row["context"]], row["min"], row["max"])
+        for row in rows
+        if row["split"] == "all" and row["min"] is not None and row["min"] < row["max"]
+    }
+
+
+def _first_nonfinite(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Of each layer's context that was not finite somewhere, the first pass in which it was not."""
+    first: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        if row["split"] == "all" and row["nonfinite"]:
+            kept = {name: row[name] for name in ("layer", "context", "epoch", "step")} | {"positions": row["nonfinite"]}
+            first.setdefault((row["layer"], row["context"]), kept)
+    return list(first.values())
+
+
+def _sentence(found: dict[str, Any]) -> str:
+    return (
+        f"{found['layer']}, {found['context']}: NaN or infinite at {found['positions']} positions of val "
+        f"at step {found['step']} (epoch {found['epoch']})"
+    )
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.5g}")

@@ -1,0 +1,1 @@
+"""Runs side by side on this machine, each in a process forked from a warm server."""

@@ -1,0 +1,222 @@
+"""The pictures of a study's figures, drawn from `figure_data` and nothing else: the same data gives the same bytes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from necklace.atomic import write_whole
+from necklace.plotting import (
+    COLOURS,
+    GREY,
+    LEGEND,
+    MARKERS,
+    MOST_ROWS,
+    STYLES,
+    add_legend,
+    fitted_lines,
+    plain_axes,
+    plain_style,
+    row_axes,
+    saved,
+    set_title,
+)
+from necklace.results.figure_data import Data, figure_data
+from necklace.results.inside_figures import draw_fields, draw_gates
+from necklace.results.results import Results
+
+
+def draw(name: str, data: Data) -> Figure:
+    """Draw a figure from its data alone.
+
+    Args:
+        name: One of the names of `figure_data`.
+        data: What `figure_data` gives under that name.
+
+    Raises:
+        ValueError: There is no figure of that name.
+    """
+    if name not in _DRAW:
+        raise ValueError(f"no figure is called {name}; there are {', '.join(_DRAW)}")
+    with plain_style(name):
+        return _DRAW[name](data)
+
+
+def render(name: str, data: Data, kind: str) -> bytes:
+    """The figure as the content of a file, the same bytes for the same data.
+
+    Args:
+        name: As for `draw`.
+        data: As for `draw`.
+        kind: `png` or `svg`.
+    """
+    return saved(draw(name, data), name, kind)
+
+
+def write_figures(results: Results, folder: Path) -> None:
+    """Write NAME.json and NAME.png for each figure and remove those of an earlier table that no longer have data.
+
+    Args:
+        results: The results of a study.
+        folder: Is made where it is missing; other files in it are left alone.
+    """
+    files: dict[str, str | bytes] = {}
+    for name, data in figure_data(results).items():
+        files[f"{name}.json"] = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        files[f"{name}.png"] = render(name, data, "png")
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, content in files.items():
+        write_whole(folder / file, content)
+    for file in {f"{name}.{kind}" for name in _DRAW for kind in ("json", "png")} - files.keys():
+        (folder / file).unlink(missing_ok=True)
+
+
+def _draw_differences(data: Data) -> Figure:
+    rows = data["rows"][:MOST_ROWS]
+    figure, axes, places = row_axes([row["name"] for row in rows], [_count(row) for row in rows], 1.2)
+    axes.axvline(0, color=GREY, linewidth=0.8, zorder=1)
+    if data["noise"] is not None:
+        axes.axvspan(-data["noise"], data["noise"], color="#DDDDDD", linewidth=0, zorder=0)
+    for y, row in zip(places, rows, strict=True):
+        if row["images"] is not None:
+            axes.plot(row["images"], [y + 0.1] * 2, color=COLOURS[6], linewidth=1, marker="|", markersize=4, zorder=3)
+        if row["t"] is not None:
+            axes.plot(row["t"], [y, y], color=COLOURS[0], linewidth=2, zorder=3, solid_capstyle="butt")
+        if row["mean"] is not None:
+            axes.plot(row["mean"], y, color=COLOURS[0], marker="o", markersize=5, zorder=4)
+        else:
+            why = "no run has finished" if row["finished"] == 0 else "shares no seed with the baseline"
+            axes.annotate(why, (0.5, y), xycoords=("axes fraction", "data"), ha="center", va="center", color=GREY)
+    axes.set(xlabel=f"difference in {data['metric']}, percentage points")
+    axes.grid(axis="x", alpha=0.3)
+    entries: list[tuple[Artist, list[str]]] = [
+        (Line2D([], [], color=COLOURS[0], linewidth=2, marker="o", markersize=5), ["mean; 95 % t interval over seeds"]),
+        (
+            Line2D([], [], color=COLOURS[6], linewidth=1, marker="|", markersize=4),
+            ["95 % interval over test images, for these weights"],
+        ),
+    ]
+    if data["noise"] is not None:
+        entries.append(
+            (Patch(color="#DDDDDD"), fitted_lines(f"± sd between seeds of {data['baseline']}: {data['noise']:.2g}", LEGEND, 2))
+        )
+    add_legend(figure, entries, len(data["rows"]))
+    return figure
+
+
+def _draw_params(data: Data) -> Figure:
+    return _draw_points(data, "parameters", EngFormatter())
+
+
+def _draw_latency(data: Data) -> Figure:
+    return _draw_points(data, "latency of one image in ms", FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _draw_points(data: Data, across: str, formatter: Formatter) -> Figure:
+    entries, seen = [], []
+    rows = data["rows"][:MOST_ROWS]
+    figure, axes = plain_axes(3.4 + 0.16 * (len(rows) + 1))
+    for number, row in enumerate(rows):
+        label = fitted_lines(row["name"] + (f" ({_why(row)})" if _why(row) else ""), LEGEND, 2)
+        if row["mean"] is None:
+            entries.append((Line2D([], [], linestyle=""), label))
+            continue
+        place = (row["x"], row["mean"])
+        colour = COLOURS[number % len(COLOURS)]
+        look: Data = {
+            "color": colour,
+            "marker": MARKERS[number % len(MARKERS)],
+            "markerfacecolor": colour if row["front"] else "white",
+            "linestyle": "",
+        }
+        # A row at the same place as another, such as SPP and SPPF, is drawn smaller, so that both are seen.
+        size = 8 * 0.55 ** seen.count(place)
+        # Bars at one cost, such as SPP's and SPPF's, have caps of different widths.
+        cap = 4 * 0.6 ** sum(x == place[0] for x, _ in seen)
+        axes.errorbar(*place, yerr=row["sd"], elinewidth=1, capsize=cap, markersize=size, zorder=3 + seen.count(place), **look)
+        entries.append((Line2D([], [], markersize=6, **look), label))
+        seen.append(place)
+    front = sorted({(row["x"], row["mean"]) for row in data["rows"] if row["mean"] is not None and row["front"]})
+    axes.plot(*zip(*front, strict=True), color=GREY, linewidth=1, linestyle=":", drawstyle="steps-post", zorder=1)
+    entries.append((Line2D([], [], color=GREY, linewidth=1, linestyle=":"), ["Pareto front of the means (filled)"]))
+    costs = [row["x"] for row in data["rows"] if row["mean"] is not None]
+    if min(costs) > 0 and max(costs) > 10 * min(costs):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(formatter)
+    axes.set_xlabel(across)
+    set_title(axes, f"{data['metric']} in %: mean ± sd over seeds")
+    axes.grid(alpha=0.3)
+    add_legend(figure, entries, len(data["rows"]))
+    return figure
+
+
+def _draw_curves(data: Data) -> Figure:
+    figure, axes = _draw_bands(data, "epoch", "epochs", marker=max(len(row["epoch"]) for row in data["rows"]) == 1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def _draw_sizes(data: Data) -> Figure:
+    figure, axes = _draw_bands(data, "side", "side of the test images in pixels", marker=True)
+    sides = sorted({side for row in data["rows"] for side in row["side"]})
+    if len(sides) <= 8:
+        axes.set_xticks(sides)
+    return figure
+
+
+def _draw_bands(data: Data, across: str, label: str, marker: bool) -> tuple[Figure, Axes]:
+    rows = data["rows"][:MOST_ROWS]
+    figure, axes = plain_axes(3.4 + 0.16 * len(rows))
+    entries = []
+    for number, row in enumerate(rows):
+        look: Data = {
+            "color": COLOURS[number % len(COLOURS)],
+            "linestyle": STYLES[number // len(COLOURS) % len(STYLES)],
+            "linewidth": 1.5,
+            "marker": MARKERS[number % len(MARKERS)] if marker else "",
+            "markersize": 4,
+        }
+        name = fitted_lines(row["name"] + (f" ({_why(row)})" if _why(row) else ""), LEGEND, 2)
+        if row["mean"]:
+            axes.plot(row[across], row["mean"], zorder=3, **look)
+            axes.fill_between(row[across], row["low"], row["high"], color=look["color"], alpha=0.13, linewidth=0)
+            entries.append((Line2D([], [], **look), name))
+        else:
+            entries.append((Line2D([], [], linestyle=""), name))
+    axes.set_xlabel(label)
+    set_title(axes, f"{data['metric']} in %: mean and range over seeds")
+    axes.grid(alpha=0.3)
+    add_legend(figure, entries, len(data["rows"]))
+    return figure, axes
+
+
+_DRAW: dict[str, Callable[[Data], Figure]] = {
+    "differences": _draw_differences,
+    "params": _draw_params,
+    "latency": _draw_latency,
+    "curves": _draw_curves,
+    "sizes": _draw_sizes,
+    "gates": draw_gates,
+    "fields": draw_fields,
+}
+
+
+def _count(row: Data) -> str:
+    """How many of the seeds are in the figure, where some are missing or there is only one."""
+    if row["n"] == row["seeds"]:
+        return "n = 1" if row["n"] == 1 else ""
+    return f"n = {row['n']}/{row['seeds']}"
+
+
+def _why(row: Data) -> str:
+    return "not measured" if row["n"] and row["mean"] in (None, []) else _count(row)

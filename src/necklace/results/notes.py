@@ -1,0 +1,127 @@
+"""The sentences below a study's table: what differs, what is missing, and what so few seeds cannot show."""
+
+import math
+from collections.abc import Sequence
+
+from necklace.results.results import Row, SamePair
+from necklace.results.stats import seeds_needed, smallest_p
+from necklace.study.store import StudyRecords, StudyRun
+
+
+def notes_below(
+    study: StudyRecords, rows: Sequence[Row], same: SamePair | str | None, noise: float | None, differences: Sequence[str]
+) -> tuple[str, ...]:
+    """All notes of a study but those on the missing runs of the table, see `missing_runs`.
+
+    Args:
+        study: The study and its runs.
+        rows: The rows of its results, with differences and controls.
+        same: The A/A pair, a sentence why there is none, or None if the study names none.
+        noise: The baseline's standard deviation between seeds, or None.
+        differences: Sentences about the differences between runs that were allowed.
+    """
+    return (
+        *_noise(same, noise),
+        *_power(rows, study.info.baseline),
+        *_equal_differences(rows),
+        *_controls(rows),
+        *_cost_conditions(study),
+        *study.info.dropped,
+        *differences,
+        *_not_chosen(study, rows),
+        *_nonfinite_gates(study),
+        *_stale(study),
+    )
+
+
+def missing_runs(rows: Sequence[Row]) -> tuple[str, ...]:
+    """A sentence for each run of the table that has not finished."""
+    return tuple(f"{run.row}, seed {run.seed}: {_why_missing(run)}" for row in rows for run in row.runs if run.record is None)
+
+
+def _why_missing(run: StudyRun) -> str:
+    return f"failed: {run.failure}" if run.failure else "missing"
+
+
+def _noise(same: SamePair | str | None, noise: float | None) -> list[str]:
+    """The A/A pair beside the noise floor."""
+    floor = "" if noise is None else f"The noise floor, the baseline's spread between seeds, is {100 * noise:.2f} points"
+    if not isinstance(same, SamePair):
+        return [text for text in (same, floor and f"{floor}.") if text]
+    start = (
+        f"{same.first} and {same.second} compute the same function from the same weights, so what differs is numerical noise:"
+    )
+    if not any(same.gaps.values()):
+        return [f"{start} nothing, on {len(same.gaps)} of {len(same.gaps)} seeds.{f' {floor}.' if floor else ''}"]
+    listed = ", ".join(f"{100 * gap:+.2f} (seed {seed})" for seed, gap in same.gaps.items())
+    text = f"{start} {listed} points. Two runs may differ by as much for no other reason"
+    if interval := same.difference.interval:
+        low, high = 100 * interval.low, 100 * interval.high
+        text += f", and means over {same.difference.n} seeds by the pair's 95 % t interval, {low:+.2f} to {high:+.2f}"
+    # Each of the two rows has this noise, so their gap has twice its variance.
+    of_one_run = math.sqrt(math.fsum(gap**2 for gap in same.gaps.values()) / len(same.gaps) / 2)
+    if noise is not None and noise < of_one_run:
+        floor += f", less than one run's numerical noise ({100 * of_one_run:.2f}, from the pair): too few seeds to rely on"
+    return [f"{text}.{f' {floor}.' if floor else ''}"]
+
+
+def _power(rows: Sequence[Row], baseline: str | None) -> list[str]:
+    """Why there are no stars, and with how many seeds there could be some."""
+    comparisons = sum(row.name != baseline for row in rows)
+    needed = seeds_needed(max(1, comparisons))
+    short = sorted({row.difference.n for row in rows if row.difference and row.difference.n < needed})
+    if not short:
+        return []
+    floor = min(1.0, smallest_p(short[0]) * comparisons)
+    over = f"over {comparisons} comparison{'s' * (comparisons > 1)}"
+    return [
+        f"No stars with n = {' or '.join(map(str, short))}: {over}, an exact paired test of n = {short[0]} cannot go below "
+        f"p = {floor:.2g} after Holm's correction, whatever the data; {needed} seeds could reach 0.05."
+    ]
+
+
+def _equal_differences(rows: Sequence[Row]) -> list[str]:
+    """Why a difference has no interval although there are several seeds."""
+    names = [row.name for row in rows if row.difference and row.difference.n > 1 and row.difference.interval is None]
+    if not names:
+        return []
+    return [f"No interval for {'; '.join(names)}: the same difference on every seed says nothing of its spread."]
+
+
+def _controls(rows: Sequence[Row]) -> list[str]:
+    """The rows with a control, and their control."""
+    pairs = "; ".join(f"{row.name} to '{row.control.name}'" for row in rows if row.control)
+    return [f"Controls of a neck's own size: {pairs}. Paired by seed, without correction for their number."] if pairs else []
+
+
+def _cost_conditions(study: StudyRecords) -> list[str]:
+    """Where the costs were measured."""
+    where = sorted({f"{cost['device']} with {cost['threads']} CPU threads" for cost in study.costs.values()})
+    return [f"Latency, training speed and peak memory: {'; '.join(where)}, rows in turn within one run."] if where else []
+
+
+def _not_chosen(study: StudyRecords, rows: Sequence[Row]) -> list[str]:
+    """The missing runs with options that were not chosen: whether they would have been is unknown."""
+    chosen = {row.name: row.chosen for row in rows}
+    return [
+        f"{run.row}, seed {run.seed}, {', '.join(f'{key}={value}' for key, value in run.choice.items())} (not chosen): "
+        + _why_missing(run)
+        for run in study.runs
+        if run.record is None and run.choice != chosen[run.row]
+    ]
+
+
+def _nonfinite_gates(study: StudyRecords) -> list[str]:
+    return [
+        f"{run.row}, seed {run.seed}: the gates of {m['layer']}, {m['context']} were NaN or infinite at step {m['step']}."
+        for run in study.runs
+        if run.record and run.record.gates
+        for m in run.record.gates["nonfinite"]
+    ]
+
+
+def _stale(study: StudyRecords) -> list[str]:
+    stale = sum(run.state == "stale" for run in study.runs)
+    if not stale:
+        return []
+    return [f"{stale} of {len(study.runs)} runs are stale: the code has changed since they were trained."]

@@ -1,0 +1,106 @@
+"""A study's report: one HTML file that contains all that it shows and loads nothing from elsewhere."""
+
+import base64
+import re
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from necklace.results.figure_data import Data, figure_data
+from necklace.results.figures import render
+from necklace.results.results import Results
+from necklace.results.table import TableText
+
+# Heading and caption of each figure, in the order of the page.
+_FIGURES = {
+    "differences": (
+        "Difference to the baseline",
+        "Mean of the differences paired by seed, in percentage points. The thick bar is the 95 % interval over seeds; the thin "
+        "bar is the 95 % interval over test images, for these weights. The band is the spread of the baseline between seeds.",
+    ),
+    "params": (
+        "Against parameters",
+        "Filled and joined by the dotted line: no other row is better without costing more. Bars: standard deviation.",
+    ),
+    "latency": (
+        "Against latency",
+        "Median time of one forward pass of one image. Filled and joined: no other row is better without costing more.",
+    ),
+    "curves": ("Learning curves", "Mean over seeds; the band reaches from the lowest to the highest seed."),
+    "sizes": (
+        "By size of the test images",
+        "The same weights on test images of several sizes. Mean over seeds; the band is from the lowest to the highest seed.",
+    ),
+    "gates": (
+        "Gates of the focal layers",
+        "Over all of val, with the weights that val chose; mean over seeds. Contribution: the norm of gate times context, "
+        "which the modulator adds up. Gates are signed and unbounded, so their own sum says less.",
+    ),
+    "fields": (
+        "Receptive fields",
+        "Effective receptive field: how much each pixel weighs in the middle of the feature map (Luo et al. 2016). The square "
+        "may lie anywhere. Mean over seeds.",
+    ),
+}
+
+_PICTURES = {
+    "receptive_field": "weight of each pixel in the middle of the feature map",
+    "gates": "gates over images of val, before and after training",
+    "confusion": "confusion matrix",
+}
+
+
+def report_html(results: Results, table: TableText) -> str:
+    """The report, the same text for the same results.
+
+    Args:
+        results: The results of a study.
+        table: Its table; of its notes the report shows those of `results`, and lists failed and missing runs by itself.
+    """
+    data = figure_data(results)
+    runs = [run for row in results.rows for run in row.runs]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        results=results,
+        table=table,
+        figures=[(name, *texts, _inline(name, data[name], texts[0])) for name, texts in _FIGURES.items() if name in data],
+        pictures=[
+            (run.row, run.seed, [(_caption(name), _png(content)) for name, content in run.thumbnails.items()])
+            for run in runs
+            if run.thumbnails
+        ],
+        runs=len(runs),
+        largest_gap=max(map(abs, results.same.gaps.values())) if results.same else None,
+        missing=[run for run in runs if run.record is None],
+    )
+
+
+def _caption(name: str) -> str:
+    """The caption of a picture; those of a model with several focal layers are numbered."""
+    kind, _, number = name.rpartition("_") if name[-1:].isdigit() else (name, "", "")
+    return _PICTURES.get(kind, kind) + (f", focal layer {number}" if number else "")
+
+
+def _png(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def _inline(name: str, data: Data, title: str) -> Markup:
+    """The figure as an SVG element that scales with the page.
+
+    Its text is escaped by matplotlib, so that it may stand in the page as it is.
+    """
+    svg = render(name, data, "svg").decode()
+    svg = svg[svg.index("<svg") :]  # an XML declaration has no place inside a page
+    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
+    # Every figure numbers its parts from 1, and an id may stand once in a page.
+    svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\1{name}-", svg)
+    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1))

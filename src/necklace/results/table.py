@@ -1,0 +1,255 @@
+"""The tables of a study: one line for each of its rows, and runs.csv with one line for each run."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from necklace.record import Record
+from necklace.results.notes import missing_runs
+from necklace.results.results import Results, Row
+from necklace.results.stats import Difference, Interval, star
+from necklace.study.store import StudyRecords
+
+Column = tuple[str, list[str]]
+"""A header, and a text for each row."""
+
+
+@dataclass(frozen=True)
+class TableText:
+    """The texts of a table, for Markdown, LaTeX, HTML and the terminal.
+
+    Attributes:
+        headers: One for each column.
+        rows: As many texts each as there are headers.
+        notes: Sentences under the table.
+        caption: What the columns mean.
+    """
+
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+    caption: str
+
+
+def table_text(results: Results) -> TableText:
+    """The table of a study: metrics in percent, differences in percentage points, no column without content."""
+    columns = [column for column in (*_metric_columns(results), *_cost_columns(results)) if any(column[1])]
+    return TableText(
+        headers=tuple(header for header, _ in columns),
+        rows=tuple(zip(*(texts for _, texts in columns), strict=True)),
+        notes=(*results.notes, *missing_runs(results.rows)),
+        caption=_caption(results),
+    )
+
+
+def _metric_columns(results: Results) -> list[Column]:
+    """The metric, and where there is a baseline, the differences to it and to the controls."""
+    baseline, rows = results.study.baseline, results.rows
+    compared = max(1, sum(row.name != baseline for row in rows))
+    total = len(results.study.seeds)
+    columns: list[Column] = [
+        ("row", [row.name for row in rows]),
+        ("n", [_count(row, total) for row in rows]),
+        (f"{results.study.metric} %", [_mean(row) for row in rows]),
+    ]
+    if baseline is None:
+        return columns
+    return columns + [
+        ("difference", [_difference(row, compared) for row in rows]),
+        ("95 % t", [_interval(row.difference.interval if row.difference else None) for row in rows]),
+        ("95 % BCa", [_interval(row.difference.bca if row.difference else None) for row in rows]),
+        ("p (Holm)", ["" if row.p_holm is None else f"{row.p_holm:.2g}" for row in rows]),
+        ("P(better)", [f"{row.difference.p_better:.2f}" if row.difference else "" for row in rows]),
+        ("effect", [_effect(row) for row in rows]),
+        ("95 % images", [_interval(row.images) for row in rows]),
+        ("to control", [_to_control(row) for row in rows]),
+        ("95 % t to control", [_interval(row.control.difference.interval if row.control else None) for row in rows]),
+    ]
+
+
+def _cost_columns(results: Results) -> list[Column]:
+    """The costs of the rows' models, and the options that were chosen for them."""
+    costs = [row.cost for row in results.rows]
+    return [
+        ("params", [f"{cost.params:,}" if cost else "" for cost in costs]),
+        ("of neck", [_share(f"{cost.neck_params:,}", cost.neck_params, cost.params) if cost else "" for cost in costs]),
+        ("MACs (M)", [f"{cost.macs / 1e6:.2f}" if cost else "" for cost in costs]),
+        ("of neck", [_share(f"{cost.neck_macs / 1e6:.2f}", cost.neck_macs, cost.macs) if cost else "" for cost in costs]),
+        ("latency ms", [_number(cost and cost.latency_ms, 2) for cost in costs]),
+        ("train images/s", [_number(cost and cost.train_images_per_s, 0) for cost in costs]),
+        ("peak MiB", [_number(cost and cost.peak_memory_mib, 0) for cost in costs]),
+        ("chosen", [", ".join(f"{key}={value}" for key, value in row.chosen.items()) for row in results.rows]),
+    ]
+
+
+def _caption(results: Results) -> str:
+    """The meaning of the columns."""
+    metric = f"{results.study.metric}: mean and standard deviation over seeds."
+    if results.study.baseline is None:
+        return metric
+    control = (
+        "to control: the difference to the matched row that has the neck's size. "
+        if any(row.control for row in results.rows)
+        else ""
+    )
+    return (
+        f"{metric} Difference to '{results.study.baseline}' in percentage points, "
+        "paired by seed, with the t interval of its mean; p: paired t test, Holm's correction over rows (* below 0.05, where n "
+        "can carry it); P(better): share of the seeds; effect: mean over standard deviation of the differences, corrected for "
+        "small n; images: the interval for these weights, over test images, without correction. "
+        f"{control}Costs are for one image; "
+        "latency at batch 1; peak memory of a process that trains."
+    )
+
+
+def _count(row: Row, total: int) -> str:
+    n = row.summary.n if row.summary else 0
+    return str(n) if n == total else f"{n}/{total}"
+
+
+def _mean(row: Row) -> str:
+    if row.summary is None:
+        return "failed" if any(run.failure for run in row.runs) else "missing"
+    spread = "" if row.summary.sd is None else f" ± {100 * row.summary.sd:.2f}"
+    return f"{100 * row.summary.mean:.2f}{spread}"
+
+
+def _difference(row: Row, compared: int) -> str:
+    if row.difference is None:
+        return ""
+    starred = star(row.p_holm, row.difference.n, compared)
+    return f"{_signed(row.difference.mean)}{'*' if starred else ''}{_pairs(row, row.difference)}"
+
+
+def _to_control(row: Row) -> str:
+    return f"{_signed(row.control.difference.mean)}{_pairs(row, row.control.difference)}" if row.control else ""
+
+
+def _pairs(row: Row, difference: Difference) -> str:
+    """How many seeds a difference is over, where the row has more."""
+    return f" (n = {difference.n})" if row.summary and difference.n != row.summary.n else ""
+
+
+def _effect(row: Row) -> str:
+    return "" if row.difference is None or row.difference.effect_size is None else f"{row.difference.effect_size:.2f}"
+
+
+def _interval(interval: Interval | None) -> str:
+    return "" if interval is None else f"{_signed(interval.low)} to {_signed(interval.high)}"
+
+
+def _signed(share: float) -> str:
+    return f"{100 * share:+.2f}".replace("-0.00", "+0.00")
+
+
+def _share(text: str, part: int, whole: int) -> str:
+    return f"{text} ({100 * part / max(whole, 1):.1f} %)"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def markdown(table: TableText, title: str) -> str:
+    """The table in Markdown, with caption and notes."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    rule = "|" + "|".join(["---"] + ["---:"] * (len(table.headers) - 1)) + "|"
+    notes = [f"- {note}".replace("\n", " ") for note in table.notes]
+    body = [line(table.headers), rule, *map(line, table.rows)]
+    return "\n".join([f"# {title}", "", *body, "", table.caption, *(["", *notes] if notes else []), ""])
+
+
+def latex(table: TableText, title: str) -> str:
+    """The table in LaTeX, for the package booktabs."""
+    rows = [" & ".join(map(_latex, row)) + r" \\" for row in table.rows]
+    notes = [rf"\par\footnotesize {_latex(' '.join(note.split()))}" for note in table.notes]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_latex(title)}. {_latex(table.caption)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(table.headers) - 1)}}}",
+            r"\toprule",
+            " & ".join(map(_latex, table.headers)) + r" \\",
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            *notes,
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+_LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"}
+_LATEX |= {">": r"\textgreater{}", "|": r"\textbar{}"} | {character: f"\\{character}" for character in "&%$#_{}"}
+
+
+def _latex(text: str) -> str:
+    escaped = "".join(_LATEX.get(character, character) for character in text)
+    # A hyphen in front of a number would be typeset as a hyphen.
+    return " ".join(f"${word}$" if word[:1] in "+-" and word[1:2].isdigit() else word for word in escaped.split(" "))
+
+
+SHORT = ("row", "n", "difference", "95 % t", "params")
+
+
+def terminal(table: TableText, title: str) -> Table:
+    """The columns that fit into a terminal: the metric, its difference to the baseline and the parameters."""
+    shown = Table(title=Text(title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    kept = [number for number, header in enumerate(table.headers) if header in SHORT or header.endswith(" %")]
+    for number in kept:
+        shown.add_column(table.headers[number], justify="right" if number else "left", no_wrap=number > 0)
+    for row in table.rows:
+        shown.add_row(*(Text(row[number]) for number in kept))
+    return shown
+
+
+def runs_csv(study: StudyRecords) -> str:
+    """One line for each run, finished or not."""
+    names = sorted({name for run in study.runs if run.record for name in run.record.metrics})
+    options = list(dict.fromkeys(key for run in study.runs for key in run.choice))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "seed", *options, "run", "state", *names, *_OF_A_RECORD, "failure"])
+    for run in study.runs:
+        start = [run.row, run.seed, *(run.choice.get(key, "") for key in options), run.name, run.state]
+        if run.record is None:
+            writer.writerow([*start, *[""] * (len(names) + len(_OF_A_RECORD)), run.failure or ""])
+        else:
+            metrics = (run.record.metrics.get(name, "") for name in names)
+            writer.writerow([*start, *metrics, *_of_a_record(run.record), ""])
+    return text.getvalue()
+
+
+_OF_A_RECORD = ("best_epoch", "epochs", "steps", "params", "macs", "neck_params", "neck_macs", "fit_seconds", "images_per_s")
+_OF_A_RECORD += ("weights_hash", "git_sha", "git_dirty")
+
+
+def _of_a_record(record: Record) -> list[Any]:
+    """The values of the columns `_OF_A_RECORD`."""
+    git, neck = record.git or {"sha": "", "dirty": ""}, record.cost["neck"]
+    return [
+        record.best_epoch,
+        record.epochs,
+        record.steps,
+        record.total("params"),
+        record.total("macs"),
+        neck["params"],
+        neck["macs"],
+        f"{record.fit_seconds:.1f}",
+        f"{record.images_per_s:.1f}",
+        record.weights_hash,
+        git["sha"],
+        git["dirty"],
+    ]

@@ -1,0 +1,176 @@
+"""Check a study: derive everything that it committed from its records again, and compare."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from necklace.identity import hash_identity
+from necklace.record import Record, unpack_bits
+from necklace.results.analysis import analyse
+from necklace.results.comparability import NotComparable
+from necklace.results.figure_data import figure_data
+from necklace.results.report import report_html
+from necklace.results.table import table_text
+from necklace.results.write import table_files
+from necklace.study.store import RETIRED, StudyRecords, StudyRun, thumbnail_files
+from necklace.study.study_file import StudyFile, axes_of, read_study, row_names
+
+
+def verify(study: StudyRecords, folder: Path) -> list[str]:
+    """Derive tables, figures and the report from the records again, and compare; check the records themselves.
+
+    Pictures are compared by the data they were drawn from, since their bytes depend on matplotlib's version.
+
+    Args:
+        study: The study and its runs, as `records/` has them.
+        folder: The study's folder.
+
+    Returns:
+        A sentence for each difference, and for what makes the runs not comparable; empty if there is none.
+    """
+    problems = [f"{run.name}: {problem}" for run in study.runs for problem in _check_run(run)]
+    problems += _check_rows(study)
+    problems += _check_listed(study, folder / "records")
+    if (folder / "study.yaml").exists():
+        problems += _check_study(study, read_study(folder / "study.yaml"))
+    try:
+        return problems + _check_derived(study, folder)
+    except NotComparable as error:
+        return [*problems, str(error)]
+
+
+def _check_derived(study: StudyRecords, folder: Path) -> list[str]:
+    """The differences between the committed files and those that the records give."""
+    results = analyse(study)
+    table = table_text(results)
+    figures = figure_data(results)
+    expected = table_files(study, table) | {f"figures/{name}.json": json.dumps(data) for name, data in figures.items()}
+    expected["report.html"] = report_html(results, table)
+    found = {str(path.relative_to(folder)) for path in folder.glob("figures/*.json")}
+    problems = [f"{name}: no figure of this study" for name in sorted(found - expected.keys())]
+    for name, text in expected.items():
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"{name}: is missing")
+            continue
+        committed, derived = (_compared(content, path.suffix) for content in (path.read_text(encoding="utf-8"), text))
+        if committed != derived:
+            where = "" if path.suffix == ".html" else _first_difference(committed, derived)
+            problems.append(f"{name}: is not what the records give{where}")
+    return problems + [f"figures/{name}.png: is missing" for name in figures if not (folder / f"figures/{name}.png").is_file()]
+
+
+def _check_listed(study: StudyRecords, records: Path) -> list[str]:
+    """The files in `records/` that belong to no run of the study; retired ones have a folder of their own."""
+    listed = {f"{run.name}.json" for run in study.runs if run.record} | {"study.json", "costs.json", RETIRED}
+    listed |= {path.name for run in study.runs for path in thumbnail_files(records, run.name).values()}
+    return [f"records/{path.name}: belongs to no run" for path in sorted(records.iterdir()) if path.name not in listed]
+
+
+def _check_run(run: StudyRun) -> list[str]:
+    """The contradictions between a run, its record and its learning curve."""
+    record = run.record
+    if record is None:
+        return []
+    problems = check_record(record)
+    if (run.name, run.seed) != (record.name, record.config["seed"]):
+        problems.append(f"is listed as seed {run.seed}, but its record is of {record.name}, seed {record.config['seed']}")
+    if not 0 <= record.best_epoch < record.epochs:
+        problems.append(f"best_epoch is {record.best_epoch} of {record.epochs}")
+        return problems
+    for name, values in run.curve.items():
+        at_best = values[record.best_epoch] if record.best_epoch < len(values) else None
+        if name in ("val/acc", "val/map") and at_best is not None and abs(at_best - record.metrics[name]) > 1e-4:
+            problems.append(f"{name} is {record.metrics[name]}, but {at_best} at its best epoch")
+    return problems
+
+
+def _check_rows(study: StudyRecords) -> list[str]:
+    """Whether the runs of a row differ in the seed only, and from those of the other rows."""
+    kinds: dict[tuple[str, str], set[str]] = {}
+    for run in study.runs:
+        own = kinds.setdefault((run.row, json.dumps(run.choice, sort_keys=True)), set())
+        if run.record:
+            own.add(hash_identity({**run.record.identity, "seed": None}))
+    problems = []
+    seen: dict[str, tuple[str, str]] = {}
+    for key, own in kinds.items():
+        row = key[0]
+        if len(own) > 1:
+            problems.append(f"row '{row}': its records differ in more than the seed")
+        for kind in own:
+            if seen.setdefault(kind, key) != key:
+                problems.append(f"row '{row}': its records are those of row '{seen[kind][0]}'")
+    return problems
+
+
+def _check_study(study: StudyRecords, asked: StudyFile) -> list[str]:
+    """Whether the records are of the study that study.yaml describes."""
+    info = study.info
+    problems = []
+    wanted = {name: getattr(asked, name) for name in ("question", "baseline", "metric", "same", "tolerance", "overrides")}
+    for name, value in (wanted | {"axes": axes_of(asked)}).items():
+        if getattr(info, name) != value:
+            problems.append(f"study.yaml: {name} is {value!r}; the records were read with {getattr(info, name)!r}")
+    if "--seeds" not in info.arguments and info.seeds != asked.seeds:
+        problems.append(f"study.yaml: seeds are {list(asked.seeds)}; the records have {list(info.seeds)}")
+    rows = set(row_names(asked))
+    rows -= {row for row in rows if any(f"row '{row}' is the same" in sentence for sentence in info.dropped)}
+    if set(info.rows) != rows:
+        problems.append(f"study.yaml: rows are {sorted(rows)}; the records have {sorted(info.rows)}")
+    return problems
+
+
+def check_record(record: Record) -> list[str]:
+    """The contradictions within a record: of hash and config, and of test accuracy and the images that it got right."""
+    problems = []
+    config = dict(_leaves({**record.config, "data": {**record.config["data"], "digest": record.data["digest"]}}))
+    # The identity holds the digest of a weights file, not its path.
+    absent = object()
+    strange = [
+        key for key, value in _leaves(record.identity) if key != "backbone.pretrained" and config.get(key, absent) != value
+    ]
+    if strange or hash_identity(record.identity) != record.hash:
+        fields = f" ({', '.join(strange[:3])})" if strange else ""
+        problems.append(f"its config, identity and hash do not belong together{fields}")
+    if record.test_correct is not None and "test/acc" in record.metrics:
+        correct = unpack_bits(record.test_correct, record.data["images"]["test"])
+        if abs(float(np.mean(correct)) - record.metrics["test/acc"]) > 1e-6:
+            problems.append(
+                f"test/acc is {record.metrics['test/acc']}, but {int(correct.sum())} of {len(correct)} images were right"
+            )
+    return problems
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key to value, of all values that are no mappings."""
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node
+
+
+def _compared(text: str, suffix: str) -> str:
+    """The part of a file that has to be equal: not how JSON is spelled, nor drawings, whose lines depend on matplotlib."""
+    if suffix == ".html":
+        return re.sub(r"<svg\b.*?</svg>", "", text, flags=re.DOTALL)
+    if suffix == ".json":
+        try:
+            return json.dumps(json.loads(text), sort_keys=True)
+        except json.JSONDecodeError:
+            return text
+    return text
+
+
+def _first_difference(found: str, expected: str) -> str:
+    for number, (mine, other) in enumerate(zip(found.splitlines(), expected.splitlines(), strict=False), start=1):
+        if mine != other:
+            at = next((k for k, (a, b) in enumerate(zip(mine, other, strict=False)) if a != b), min(len(mine), len(other)))
+            start = max(0, at - 30)
+            return f": line {number} has …{mine[start : at + 30]!r}, not …{other[start : at + 30]!r}"
+    return ": it is longer or shorter"

@@ -1,0 +1,52 @@
+"""A run's checkpoints: `best.ckpt`, chosen on val, and `last.ckpt`, from which an interrupted run continues."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from necklace.atomic import write_whole
+
+
+def checkpoints(folder: Path, monitor: str) -> list[ModelCheckpoint]:
+    """The callbacks that write them at the end of each epoch, in the order in which Lightning has to call them.
+
+    Lightning's own `save_last` writes only after epochs that were the best so far: whatever came since would be trained again.
+
+    Args:
+        folder: Where to.
+        monitor: The metric on val that chooses; the larger, the better.
+    """
+    # Not after validation: the epoch's row of the history would be missing.
+    common: dict[str, Any] = {"enable_version_counter": False, "save_on_train_epoch_end": True}
+    return [_Kept(folder, "best", monitor, mode="max", **common), _Kept(folder, "last", **common)]
+
+
+class _Kept(ModelCheckpoint):
+    """Knows the best epoch also where the folder has been moved, to another disk or mount, before the run went on.
+
+    Lightning then forgets the best score, and takes the next epoch for the best, however bad it is.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the state of a checkpoint that lies in this folder, wherever it was written."""
+        here = str(Path(str(self.dirpath)) / f"{self.filename}.ckpt")
+        moved: dict[str, Any] = {"dirpath": self.dirpath}
+        for name in ("best_model_path", "kth_best_model_path"):
+            moved[name] = here if state_dict[name] else ""
+        moved["best_k_models"] = dict.fromkeys([here], state_dict["best_model_score"]) if state_dict["best_k_models"] else {}
+        super().load_state_dict(state_dict | moved)
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all: Lightning goes by way of the temporary folder, which may be another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint to `path`, whose folder is made if need be."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_whole(Path(path), content.getvalue())

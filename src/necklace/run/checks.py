@@ -1,0 +1,72 @@
+"""Checks of a run's parts against each other before it trains."""
+
+import shutil
+from pathlib import Path
+
+from necklace.data.datamodule import DataModule
+from necklace.data.sizes import Native
+from necklace.diagnostics.receptive_field import theoretical_receptive_field
+from necklace.model import Model
+from necklace.tasks import Task
+
+
+def check_parts(data: DataModule, model: Model, task: Task, choice: str) -> None:
+    """Check that data, model and task go together.
+
+    Args:
+        data: The run's data.
+        model: Its model.
+        task: Its task.
+        choice: Name of the data's config, for the message.
+
+    Raises:
+        ValueError: They do not.
+    """
+    check_gap(data, model)
+    check_stride(data, model)
+    if task.label_axes != data.splits["train"].labels.ndim:
+        fitting = "task=classification" if task.label_axes == 2 else "task=multilabel"
+        raise ValueError(f"data={choice} does not go with this task: take {fitting}")
+
+
+def check_stride(data: DataModule, model: Model) -> None:
+    """Check that native sizes give a feature map that covers the image to the pixel.
+
+    Raises:
+        ValueError: Images are rounded to something that is no multiple of the backbone's stride.
+    """
+    if isinstance(data.sizes, Native) and data.sizes.stride % model.backbone.stride:
+        raise ValueError(f"data.sizes.stride={data.sizes.stride}: must be a multiple of the backbone's {model.backbone.stride}")
+
+
+def check_gap(data: DataModule, model: Model) -> None:
+    """Check the diagnostic's premise: no position of the feature map sees both things that the label joins.
+
+    Raises:
+        ValueError: The source's gap is not larger than the backbone's receptive field.
+    """
+    if data.min_gap is None:
+        return
+    seen = theoretical_receptive_field(model.backbone)
+    shapes = data.splits["train"].shapes
+    shrunk = (data.sizes.least_shapes(shapes) / shapes).min().clamp(max=1)
+    gap = int(data.min_gap * shrunk)
+    if seen is None or gap <= seen:
+        resized = f" ({gap} after resizing)" if gap < data.min_gap else ""
+        raise ValueError(
+            f"data.source.min_gap={data.min_gap}{resized}: must be larger than the backbone's receptive field "
+            f"({'the whole image' if seen is None else f'{seen} pixels'}), or the backbone alone can solve the task"
+        )
+
+
+def check_room(folder: Path, model: Model) -> None:
+    """Check before training that the disk holds the checkpoints: weights and two moments of the optimizer each.
+
+    Raises:
+        OSError: It does not.
+    """
+    checkpoint = 3 * sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    # The best, the last, and the one that is being written to replace one of them.
+    needed, free = 3 * checkpoint + 2**20, shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"{folder}: {free / 2**20:.1f} MiB are free, the checkpoints of this run need {needed / 2**20:.1f} MiB")

@@ -1,0 +1,55 @@
+"""Independent random streams, each derived from (seed, name).
+
+Two runs of an ablation with the same seed must differ only in the neck. So backbone, neck, head, data order and augmentation
+each have their own stream, which depends only on seed and name, not on earlier draws of other parts.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:  # tables are made without torch, whose import takes seconds
+    import torch
+
+
+def stream_seed(seed: int, name: str, *steps: int) -> int:
+    """Derive the seed of a stream.
+
+    Args:
+        seed: The run's seed, any integer.
+        name: The stream's name, such as `neck` or `order`.
+        *steps: Counters inside the stream (epoch, step, rank), so that any point is reached without replaying earlier draws.
+
+    Returns:
+        An integer in [0, 2**63).
+    """
+    key = "/".join([str(int(seed)), name, *(str(int(step)) for step in steps)])
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
+
+
+def torch_generator(seed: int, name: str, *steps: int) -> "torch.Generator":
+    """Return a torch generator on the CPU at the start of the stream (seed, name, *steps)."""
+    import torch
+
+    return torch.Generator().manual_seed(stream_seed(seed, name, *steps))
+
+
+def numpy_generator(seed: int, name: str, *steps: int) -> np.random.Generator:
+    """Return a numpy generator at the start of the stream (seed, name, *steps)."""
+    return np.random.default_rng(stream_seed(seed, name, *steps))
+
+
+@contextmanager
+def stream(seed: int, name: str, *steps: int) -> Iterator[None]:
+    """Let torch's global CPU generator draw from the stream, and restore its state afterwards.
+
+    torch's layers initialise themselves from the global generator, so this initialises a module from its own stream.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, name, *steps))
+        yield

@@ -1,0 +1,208 @@
+"""The cost of a study's rows on this machine: latency, training speed and memory, measured side by side at the end.
+
+The rows take turns within one process, so that what else the machine does meets all of them; a figure is the median of rounds.
+"""
+
+import multiprocessing
+import os
+import resource
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from necklace.build import DataFacts, built, facts_of
+from necklace.code_version import version_digest
+from necklace.launcher.server import without_main
+from necklace.run.conditions import device_name
+from necklace.study.plan import Plan, PlannedRun
+from necklace.study.store import StudyRun, read_costs, write_costs
+
+# After `LEAST` rounds, slow models end it early: no other round begins after so many seconds for each row.
+ROUNDS, LEAST, ROW_SECONDS, FORWARDS = 14, 3, 0.5, 10
+
+Row = tuple[dict[str, Any], DataFacts]
+"""A row's resolved config, and what its model needs to know of the data."""
+
+
+def row_costs(plan: Plan, runs: Sequence[StudyRun], folder: Path, measure: bool) -> dict[str, dict[str, Any]]:
+    """The costs of a study's rows: those in its folder if they are of the same runs and code, else measured now.
+
+    Args:
+        plan: The study.
+        runs: Its runs; rows without a finished one have no costs.
+        folder: The study's folder.
+        measure: Whether to measure what is not known.
+    """
+    done = {run.record.hash for run in runs if run.record}
+    first = {run.row: run for run in reversed(plan.runs) if run.spec.hash in done}
+    rows = {row: first[row] for row in plan.rows if row in first}
+    marks = {row: _mark(run) for row, run in rows.items()}
+
+    def known() -> dict[str, dict[str, Any]]:
+        costs = read_costs(folder)
+        return {row: cost for row, cost in costs.items() if marks.get(row) == {key: cost[key] for key in ("hash", "code")}}
+
+    if not measure or known().keys() == rows.keys():
+        return known()
+    with FileLock(plan.lock_dir / "costs.lock"):  # of two commands, the second finds what the first has measured
+        if known().keys() == rows.keys():
+            return known()
+        measured = measure_costs({row: run.spec.resolved for row, run in rows.items()}, plan.lock_dir)
+        costs = {row: cost | marks[row] for row, cost in measured.items()}
+        write_costs(costs, folder)
+    return costs
+
+
+def _mark(run: PlannedRun) -> dict[str, str]:
+    return {"hash": run.spec.hash, "code": version_digest(run.spec.code)}
+
+
+def measure_costs(configs: Mapping[str, dict[str, Any]], lock_dir: Path) -> dict[str, dict[str, Any]]:
+    """Measure each row in processes of their own, so that this one's memory and threads do not count.
+
+    Args:
+        configs: Row to the resolved config of one of its runs.
+        lock_dir: Folder of the launcher's locks: no run of any study that shares it trains meanwhile.
+
+    Returns:
+        Row to `latency_ms` (a forward pass of one image), `train_images_per_s` (forward, backward and optimiser step at the
+        config's batch size), `peak_memory_mib` (of a process that takes such steps; on a GPU, of its tensors),
+        `device` and `threads`.
+
+    Raises:
+        RuntimeError: A process died.
+    """
+    rows = {row: (config, facts_of(config)) for row, config in configs.items()}
+    cores = sorted(os.sched_getaffinity(0))
+    lock_dir.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as alone:
+        for core in cores:
+            alone.enter_context(FileLock(lock_dir / f"core-{core}.lock"))
+        # From the launcher's warm server, where it runs: a fresh process, but not one that imports everything again.
+        return _answered(multiprocessing.get_context("forkserver"), _measure, rows, cores)
+
+
+def _answered(context: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The function's result from a process of its own."""
+    mine, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(theirs, function, arguments))
+    with without_main():
+        process.start()
+    theirs.close()
+    try:
+        return mine.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"the process that measures costs ended with exit code {process.exitcode}") from None
+    finally:
+        process.join()
+        mine.close()
+
+
+def _answer(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is the parent's to explain
+    pipe.send(function(*arguments))
+    pipe.close()
+
+
+def _measure(rows: dict[str, Row], cores: list[int]) -> dict[str, dict[str, Any]]:
+    os.sched_setaffinity(0, cores)
+    torch.set_num_threads(1)  # with more, forked processes would wait for threads that did not come along
+    memory = {row: _answered(multiprocessing.get_context("fork"), _peak_memory, own, len(cores)) for row, own in rows.items()}
+    torch.set_num_threads(len(cores))
+    return {row: cost | {"peak_memory_mib": memory[row]} for row, cost in _speeds(rows).items()}
+
+
+class _Subject:
+    """The model of a row, ready to be measured."""
+
+    def __init__(self, row: Row) -> None:
+        config, facts = OmegaConf.create(row[0]), row[1]
+        self.device = torch.device("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu")
+        model, (height, width) = built(row[0], facts)
+        self.model = model.to(self.device)
+        self.optimizer = instantiate(config.optimizer)(self.model.parameters())
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(config.batch_size, 3, height, width, generator=generator)
+        self.images = images.to(self.device, memory_format=torch.channels_last)
+
+    def latency_ms(self) -> float:
+        self.model.eval()
+        times = []
+        with torch.inference_mode():
+            for _ in range(FORWARDS):
+                times.append(self._timed(lambda: self.model(self.images[:1])))
+        return 1000 * statistics.median(times)
+
+    def train_images_per_s(self) -> float:
+        self.model.train()
+        return len(self.images) / self._timed(self.step)
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        self.model(self.images).logsumexp(1).mean().backward()
+        self.optimizer.step()
+
+    def _timed(self, work: Callable[[], object]) -> float:
+        self._wait()
+        started = time.perf_counter()
+        work()
+        self._wait()
+        return time.perf_counter() - started
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _end_unless_wanted() -> None:
+    """End this process if nobody waits for its answer any more."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        sys.exit("the process that wanted the costs has ended")
+
+
+def _speeds(rows: dict[str, Row]) -> dict[str, dict[str, Any]]:
+    subjects = {row: _Subject(own) for row, own in rows.items()}
+    for subject in subjects.values():  # the first pass of each allocates and chooses algorithms
+        subject.latency_ms()
+        subject.train_images_per_s()
+    latencies: dict[str, list[float]] = {row: [] for row in subjects}
+    speeds: dict[str, list[float]] = {row: [] for row in subjects}
+    started = time.perf_counter()
+    for number in range(ROUNDS):
+        if number >= LEAST and time.perf_counter() - started > ROW_SECONDS * len(subjects):
+            break
+        for row, subject in subjects.items():
+            _end_unless_wanted()
+            latencies[row].append(subject.latency_ms())
+            speeds[row].append(subject.train_images_per_s())
+    return {
+        row: {
+            "latency_ms": float(f"{statistics.median(latencies[row]):.4g}"),
+            "train_images_per_s": float(f"{statistics.median(speeds[row]):.4g}"),
+            "device": device_name(subject.device),
+            "threads": torch.get_num_threads(),
+        }
+        for row, subject in subjects.items()
+    }
+
+
+def _peak_memory(row: Row, threads: int) -> float:
+    torch.set_num_threads(threads)
+    subject = _Subject(row)
+    for _ in range(2):  # the first makes room for the optimizer's moments
+        subject.step()
+    if subject.device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(subject.device) / 2**20, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)  # Linux counts in KiB

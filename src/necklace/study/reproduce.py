@@ -1,0 +1,104 @@
+"""Train some of a study's runs again and compare them with their records."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from necklace.record import Record
+from necklace.run.runner import run
+from necklace.spec import run_spec
+from necklace.study.store import StudyRecords
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """A run that was trained again.
+
+    Attributes:
+        name: Its name.
+        why_not_bitwise: Why equal weights were not due, or None if they were.
+        same_weights: Whether they are equal.
+        difference: The largest difference of a metric, or of the study's metric where equal weights were not due.
+        holds: Whether the record is confirmed.
+    """
+
+    name: str
+    why_not_bitwise: str | None
+    same_weights: bool
+    difference: float
+    holds: bool
+
+
+def reproduce(
+    study: StudyRecords, count: int, scratch: Path, overrides: Sequence[str], generator: np.random.Generator
+) -> list[Repetition]:
+    """Train random runs of a study again and compare with their records.
+
+    Args:
+        study: The study's runs.
+        count: How many, at most as many as are done.
+        scratch: An empty folder for the runs.
+        overrides: `data.KEY=VALUE` that differ here, such as `data.root=DIR`.
+        generator: Chooses the runs.
+
+    Raises:
+        ValueError: There is no finished run, more are asked for than there are, an override is of another kind, or a run was
+            trained by several processes.
+    """
+    done = [run.record for run in study.runs if run.record]
+    if not 1 <= count <= len(done):
+        raise ValueError(f"--reproduce {count}: must be between 1 and the {len(done)} runs that are done")
+    moved = {text.partition("=")[0]: text.partition("=")[2] for text in overrides}
+    if not all(key.startswith("data.") for key in moved):
+        raise ValueError(f"--reproduce takes data.KEY=VALUE only, such as data.root=DIR, not {' '.join(overrides)}")
+    chosen = [done[index] for index in sorted(generator.choice(len(done), count, replace=False).tolist())]
+    for record in chosen:
+        if record.world_size > 1:
+            raise ValueError(f"{record.name}: {record.world_size} processes trained it; run train.py with its config instead")
+    return [_again(record, scratch, moved, study) for record in chosen]
+
+
+def _again(record: Record, scratch: Path, moved: dict[str, str], study: StudyRecords) -> Repetition:
+    config = json.loads(json.dumps(record.config))
+    for key, value in moved.items():
+        name = key.removeprefix("data.")
+        if name not in config["data"]:
+            raise ValueError(f"{key}: data has no such option; it has {', '.join(sorted(config['data']))}")
+        # The config is resolved: what was interpolated from this key, under the same name, holds its old value too.
+        config["data"] = _replaced(config["data"], name, config["data"][name], yaml.safe_load(value))
+    spec = run_spec(config | {"outputs": str(scratch), "study": "again", "rerun": False, "logger": None}, record.choices, [])
+    if spec.hash != record.hash:
+        raise ValueError(f"{record.name}: what would be trained is another run ({spec.hash}): is it the same data?")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(record.device["threads"])  # in how many parts a sum is taken changes its rounding
+    try:
+        again = run(spec)
+    finally:
+        torch.set_num_threads(threads)
+    why = _why_not_bitwise(record, again)
+    names = {study.info.metric} if why else record.metrics.keys() | again.metrics.keys()
+    difference = max(abs(record.metrics[name] - again.metrics[name]) for name in names)
+    same = again.weights_hash == record.weights_hash
+    holds = difference <= study.info.tolerance if why else same and difference == 0
+    return Repetition(record.name, why, same, difference, holds)
+
+
+def _replaced(node: Any, name: str, old: Any, new: Any) -> Any:
+    """A config in which the options of a name that have the old value have the new one."""
+    if not isinstance(node, dict):
+        return node
+    return {key: new if key == name and value == old else _replaced(value, name, old, new) for key, value in node.items()}
+
+
+def _why_not_bitwise(record: Record, again: Record) -> str | None:
+    """Why another training of the run may come out a little different."""
+    for what in ("code", "device", "versions"):
+        if getattr(record, what) != getattr(again, what):
+            return f"another {what}" if what != "versions" else "other versions"
+    return None if record.config["trainer"].get("deterministic") else "trainer.deterministic is off"

@@ -1,0 +1,221 @@
+"""A study as its author wrote it: experiments/NAME/study.yaml.
+
+```yaml
+question: Does pooling help where the backbone does not see far enough?
+baseline: none                  # a row
+seeds: [0, 1, 2]
+overrides: {data: context, epochs: 4}   # of every run
+rows:                           # a union of grids: each is the product of its lists; `cells:` in older files
+  - {neck: [none, sppf]}
+  - {neck: focal, neck.focal_level: [1, 2], neck.focal_window: [3, 7]}
+  - {neck: conv, match: params, to: sppf}   # width solved until the neck has as many parameters (or macs) as that row's
+# optional
+same: [spp, sppf]               # two rows that compute the same: what differs between them is numerical noise
+choose: {optimizer.lr: [1e-3, 3e-3]}    # tried for each row, chosen on val
+metric: test/acc                # the default, or test/map
+tolerance: 0.02                 # of the metric, when a run is trained again on another machine
+```
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from omegaconf import OmegaConf
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError
+
+# How far a matched row's size may be from what it is matched to.
+MATCH_WITHIN = 0.02
+SET_BY_THE_STUDY = ("seed", "study", "rerun", "outputs")
+METRICS = ("test/acc", "test/map", "test/map07")
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """The content of a `study.yaml`; see the module's docstring.
+
+    Attributes:
+        name: Name of its folder.
+        question: In the author's words.
+        baseline: Name of a row.
+        seeds: Distinct, in order.
+        overrides: Hydra overrides of every run.
+        grids: Option to its value or values, a product each.
+        same: Names of two rows, or None.
+        choose: Option to the values that are tried for each row.
+        metric: Name of a metric of the records.
+        tolerance: Largest difference of the metric that a repetition on another machine may show.
+    """
+
+    name: str
+    question: str
+    baseline: str
+    seeds: tuple[int, ...]
+    overrides: tuple[str, ...]
+    grids: tuple[dict[str, Any], ...]
+    same: tuple[str, str] | None
+    choose: dict[str, tuple[Any, ...]]
+    metric: str
+    tolerance: float
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    if len(set(values)) != len(values):
+        raise ValueError("values repeat")
+    return values
+
+
+class _Content(BaseModel):
+    """Keys and types of a study.yaml; a description says what is allowed, for the message."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    question: Any
+    baseline: Any
+    seeds: Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)] = Field(
+        description="a list of distinct whole numbers from 0"
+    )
+    rows: Annotated[list[Annotated[dict[Any, Any], Field(min_length=1)]], Field(min_length=1)] = Field(
+        description="a list of grids, each a mapping of options to values"
+    )
+    overrides: dict[StrictStr, Any] = Field({}, description="a mapping of options to values")
+    same: Annotated[list[StrictStr], Field(min_length=2, max_length=2), AfterValidator(_distinct)] | None = Field(
+        None, description="a list of two different rows"
+    )
+    choose: dict[StrictStr, Annotated[list[Any], Field(min_length=1)]] = Field(
+        {}, description="a mapping of options to lists of values"
+    )
+    metric: Literal[METRICS] = Field("test/acc", description=f"one of {', '.join(METRICS)}")  # pyright: ignore[reportInvalidTypeForm]
+    tolerance: Annotated[StrictFloat | StrictInt, Field(ge=0, le=1)] = Field(0.02, description="a share between 0 and 1")
+
+
+def read_study(path: Path) -> StudyFile:
+    """Read and check a `study.yaml`.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: A key or value is wrong; the message names file, key, value and what is allowed.
+    """
+    if not path.is_file():
+        others = sorted(file.parent.name for file in path.parent.parent.glob("*/study.yaml"))
+        raise FileNotFoundError(f"{path}: there is no such study; there are: {', '.join(others) or 'none'}")
+    try:
+        content = OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: must be a mapping of {', '.join(sorted(_Content.model_fields))}")
+    rows_key = "cells" if "cells" in content and "rows" not in content else "rows"
+    found = _parsed({"rows" if key == rows_key else key: value for key, value in content.items()}, rows_key, path)
+    _check_grids(found, rows_key, path)
+    _check_options(found, rows_key, path)
+    return StudyFile(
+        name=path.parent.name,
+        question=" ".join(str(found.question).split()),
+        baseline=str(found.baseline),
+        seeds=tuple(found.seeds),
+        overrides=tuple(override(key, value) for key, value in found.overrides.items()),
+        grids=tuple(found.rows),
+        same=None if found.same is None else (found.same[0], found.same[1]),
+        choose={key: tuple(values) for key, values in found.choose.items()},
+        metric=found.metric,
+        tolerance=float(found.tolerance),
+    )
+
+
+def _parsed(content: Mapping[Any, Any], rows_key: str, path: Path) -> _Content:
+    try:
+        return _Content.model_validate(content)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+    named = [(problem["type"], str(problem["loc"][0]).replace("rows", rows_key)) for problem in problems]
+    missing, unknown = ([name for kind, name in named if kind == of] for of in ("missing", "extra_forbidden"))
+    if missing or unknown:
+        known = sorted(name.replace("rows", rows_key) for name in _Content.model_fields)
+        raise ValueError(
+            f"{path}: missing {sorted(missing) or 'nothing'}, unknown {sorted(unknown) or 'nothing'}; known: {known}"
+        ) from None
+    field = str(problems[0]["loc"][0])
+    allowed = _Content.model_fields[field].description
+    raise ValueError(f"{path}: {named[0][1]}: {content[field]!r}: must be {allowed}") from None
+
+
+def _check_grids(found: _Content, rows_key: str, path: Path) -> None:
+    for grid in found.rows:
+        if not all(isinstance(key, str) for key in grid):
+            raise ValueError(f"{path}: {rows_key}: {grid}: options are words, such as neck.focal_level")
+        if ("match" in grid) != ("to" in grid) or grid.get("match", "params") not in ("params", "macs"):
+            raise ValueError(f"{path}: {rows_key}: {grid}: a matched row has match: params or macs, and to: ROW")
+        if any(value == [] for value in grid.values()):
+            raise ValueError(f"{path}: {rows_key}: {grid}: an empty list gives no row")
+
+
+def _check_options(found: _Content, rows_key: str, path: Path) -> None:
+    """Refuse options that the study sets itself, and those that would make a row other than its name says."""
+    in_rows = {_option(key) for grid in found.rows for key in grid}
+    for where, keys in (("overrides", found.overrides), (rows_key, in_rows), ("choose", found.choose)):
+        for key in map(_option, keys):
+            if key in SET_BY_THE_STUDY or key.partition(".")[0].partition("/")[0] == "hydra":
+                raise ValueError(f"{path}: {where}: {key}: the study sets this itself; seeds are listed under seeds")
+    for key in map(_option, found.choose):
+        if key in in_rows:
+            raise ValueError(f"{path}: choose: {key}: the rows set it; what they are called would not be what they are")
+
+
+def _option(key: object) -> str:
+    """The option that an override's key sets."""
+    return str(key).lstrip("+~")
+
+
+def override(key: str, value: Any) -> str:
+    """A Hydra override that sets `key` to a YAML value."""
+    if isinstance(value, list | dict):
+        text = re.sub(r'"([\w./-]+)":', r"\1:", json.dumps(value))
+        return f"{key}={text}"
+    if value is None or isinstance(value, bool):
+        return f"{key}={json.dumps(value)}"
+    # What is not plainly a word would be read as something else: a number, a boolean, null, a list.
+    if isinstance(value, str) and not re.fullmatch(
+        r"(?!(?:true|false|null|nan|inf)$)[a-zA-Z_][\w./@:-]*", value, re.ASCII | re.I
+    ):
+        quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'{key}="{quoted}"'
+    return f"{key}={value}"
+
+
+def expand(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The product of a grid's lists; a value that is no list is a list of one."""
+    options = {key: value if isinstance(value, list) else [value] for key, value in grid.items() if key not in ("match", "to")}
+    return [dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
+
+
+def row_name(options: Mapping[str, Any]) -> str:
+    """A row's name from its options, such as `focal, focal_level=2`."""
+    parts = [str(options["neck"])] if "neck" in options else []
+    for key, value in options.items():
+        if key != "neck":
+            parts.append(f"{key.removeprefix('+').removeprefix('neck.')}={value}")
+    return ", ".join(parts)
+
+
+def named_rows(grid: Mapping[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """The rows of a grid: the options of each, and its name."""
+    suffix = f", {grid['match']} as {grid['to']}" if "match" in grid else ""
+    return [(options, row_name(options) + suffix) for options in expand(grid)]
+
+
+def row_names(study: StudyFile) -> list[str]:
+    """The names of all rows that a study asks for, in order."""
+    return list(dict.fromkeys(name for grid in study.grids for _, name in named_rows(grid)))
+
+
+def axes_of(study: StudyFile) -> tuple[str, ...]:
+    """The config keys that may differ between a study's runs: those of its grids, and what it chooses."""
+    keys = [*study.choose, *(key for grid in study.grids for key in grid if key not in ("match", "to"))]
+    matched = ["neck"] if any("match" in grid for grid in study.grids) else []
+    return tuple(dict.fromkeys([key.removeprefix("+") for key in keys] + matched))

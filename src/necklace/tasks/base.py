@@ -1,0 +1,157 @@
+"""The base class of all tasks: a LightningModule with loss, metrics and optimizer. It knows no config and no files."""
+
+from collections.abc import Callable, Iterable
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
+
+from necklace.data.datamodule import Batch
+from necklace.seeding import stream_seed
+
+
+class Task(pl.LightningModule):
+    """A model with a loss for each image, an optimizer, metrics, and the correctness of each test image.
+
+    Args:
+        model: Maps images [B, 3, H, W] to logits [B, K].
+        optimizer: Builds the optimizer from parameter groups.
+        schedule: Builds the schedule from the optimizer, the total steps and the steps per epoch.
+        seed: The run's seed, for dropout.
+
+    Attributes:
+        monitor: The val metric that selects the checkpoint; larger is better.
+        label_axes: Number of axes of the labels that the task expects: 1 for [B], 2 for [B, K].
+        test_correct: Pairs of indices int64 [B] and correctness bool [B], one for each test batch.
+    """
+
+    monitor: str
+    label_axes: int
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Callable[[list[dict]], Optimizer],
+        schedule: Callable[[Optimizer, int, int], LRScheduler],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.make_optimizer, self.make_schedule, self.seed = optimizer, schedule, seed
+        self.epoch_loss, self.val_loss, self.test_loss = MeanMetric(), MeanMetric(), MeanMetric()
+        self.test_correct: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def losses(self, logits: torch.Tensor, labels: torch.Tensor, training: bool) -> torch.Tensor:
+        """The loss of each image, float [B].
+
+        Args:
+            logits: float [B, K].
+            labels: int64 [B], or int8 [B, K].
+            training: Whether it is a training step.
+        """
+        raise NotImplementedError
+
+    def update_metrics(self, stage: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Update the metrics of `val` or `test` with a batch.
+
+        Args:
+            stage: `val` or `test`.
+            logits: float [B, K].
+            labels: int64 [B], or int8 [B, K].
+
+        Returns:
+            Whether each image is predicted correctly, bool [B].
+        """
+        raise NotImplementedError
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images [B, 3, H, W] to logits [B, K]."""
+        return self.model(images)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout by epoch and batch, so that a resumed run makes the same draws as an uninterrupted one."""
+        torch.manual_seed(stream_seed(self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Loss of one step: the mean over the images of all ranks.
+
+        DDP averages the gradients of the ranks, so each rank's sum is scaled by the number of ranks. A mean of the ranks' means
+        would give more weight to the images of a rank that has fewer of them.
+
+        Raises:
+            FloatingPointError: The loss is NaN or infinite.
+        """
+        losses = self.losses(self(batch.images), batch.labels, training=True)
+        loss = losses.sum() * (self.trainer.world_size / batch.total)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the training loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}); "
+                "a lower optimizer.lr or trainer.gradient_clip_val=1 may help"
+            )
+        self.epoch_loss.update(losses.detach().mean(), len(losses))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean loss of the epoch and the last learning rate."""
+        self.log("train/loss", self.epoch_loss.compute())
+        self.epoch_loss.reset()
+        self.log("lr", self.optimizers().param_groups[0]["lr"])  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _evaluate(self, batch: Batch, stage: str, mean_loss: MeanMetric) -> torch.Tensor:
+        logits = self(batch.images)
+        losses = self.losses(logits, batch.labels, training=False)
+        mean_loss.update(losses.mean(), len(losses))
+        self.log(f"{stage}/loss", mean_loss, on_epoch=True, on_step=False)
+        return self.update_metrics(stage, logits, batch.labels)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Update the val metrics."""
+        self._evaluate(batch, "val", self.val_loss)
+
+    def on_test_start(self) -> None:
+        """Clear the correctness of an earlier test."""
+        self.test_correct.clear()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Update the test metrics and keep the correctness of each image."""
+        correct = self._evaluate(batch, "test", self.test_loss)
+        self.test_correct.append((batch.indices.cpu(), correct.cpu()))
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Build optimizer and schedule; biases, norms and LayerScale (parameters with one axis) get no weight decay."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = self.make_optimizer([group for group in groups if group["params"]])
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        epochs = self.trainer.max_epochs or 1
+        schedule = self.make_schedule(optimizer, total_steps, max(1, total_steps // epochs))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def correctness(parts: Iterable[tuple[torch.Tensor, torch.Tensor]], count: int) -> torch.Tensor:
+    """Merge the correctness of batches into the order of the split.
+
+    Args:
+        parts: Pairs of indices int64 [B] and correctness bool [B].
+        count: Images in the split.
+
+    Returns:
+        bool [count].
+
+    Raises:
+        ValueError: An image is missing or occurs twice.
+    """
+    pairs = list(parts)
+    index = torch.cat([i for i, _ in pairs]) if pairs else torch.empty(0, dtype=torch.long)
+    if not torch.equal(index.sort().values, torch.arange(count)):
+        raise ValueError(f"{len(index)} results ({len(index.unique())} different images) for {count} test images")
+    correct = torch.empty(count, dtype=torch.bool)
+    correct[index] = torch.cat([c for _, c in pairs])
+    return correct

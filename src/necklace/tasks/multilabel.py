@@ -1,0 +1,98 @@
+"""Multi-label classification and VOC2007's average precision."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import CatMetric
+from torchmetrics.functional.classification import binary_average_precision, binary_precision_recall_curve
+
+from necklace.tasks.base import Task
+
+
+class MultiLabel(Task):
+    """Any number of labels per image: binary cross-entropy and mean average precision.
+
+    A label of -1 (only `difficult` objects of the class are in the image) is ignored in the loss and in the metrics.
+
+    Args:
+        model: Maps images [B, 3, H, W] to logits [B, K].
+        classes: Names of the K classes.
+        optimizer: As in `Task`.
+        schedule: As in `Task`.
+        seed: As in `Task`.
+    """
+
+    monitor, label_axes = "val/map", 2
+
+    def __init__(
+        self,
+        model: nn.Module,
+        classes: Sequence[str],
+        optimizer: Callable[[list[dict]], Optimizer],
+        schedule: Callable[[Optimizer, int, int], LRScheduler],
+        seed: int,
+    ) -> None:
+        super().__init__(model, optimizer, schedule, seed)
+        self.classes = tuple(classes)
+        # Both average precisions need the scores of all images: the area under the curve and VOC2007's 11 points.
+        self.val_scores, self.test_scores = CatMetric(), CatMetric()
+
+    def losses(self, logits: torch.Tensor, labels: torch.Tensor, training: bool) -> torch.Tensor:
+        """Binary cross-entropy of each image [B] in nats, the mean over its classes with a label of 0 or 1."""
+        known = (labels >= 0).float()
+        target = labels.clamp(min=0).float()
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, target, weight=known, reduction="none")
+        return losses.sum(1) / known.sum(1).clamp(min=1)
+
+    def update_metrics(self, stage: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Keep the scores for the end of the pass; returns whether each image has all classes right (-1 ignored), bool [B]."""
+        scores = self.val_scores if stage == "val" else self.test_scores
+        scores.update(torch.cat([logits.float(), labels.float()], 1))
+        return (((logits > 0) == (labels > 0)) | (labels < 0)).all(1)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the average precisions on val."""
+        self._log_precisions("val", self.val_scores)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the average precisions on test."""
+        self._log_precisions("test", self.test_scores)
+
+    def _log_precisions(self, stage: str, scores: CatMetric) -> None:
+        kept = torch.as_tensor(scores.compute())
+        scores.reset()
+        logits, labels = kept.split(len(self.classes), 1)
+        areas, elevens = [], []
+        for name, logit, label in zip(self.classes, logits.T, labels.T, strict=True):
+            logit, target = logit[label >= 0], label[label >= 0].long()
+            if not target.any():
+                continue  # average precision is undefined without a positive
+            areas.append(binary_average_precision(logit, target))
+            elevens.append(eleven_point_precision(logit, target))
+            self.log(f"{stage}/ap/{name}", areas[-1])
+        # compute() gathers the scores of all ranks, so these values are equal on every rank.
+        self.log(f"{stage}/map", torch.stack(areas).mean() if areas else torch.tensor(0.0))
+        self.log(f"{stage}/map07", torch.stack(elevens).mean() if elevens else torch.tensor(0.0))
+
+
+def eleven_point_precision(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """VOC2007's average precision: the mean over recalls 0, 0.1, ..., 1 of the best precision at that recall or above.
+
+    Source: Everingham et al., The PASCAL VOC Challenge, IJCV 2010, section 4.2.
+
+    Args:
+        scores: float [N].
+        target: int64 [N], 1 for a positive; at least one.
+
+    Returns:
+        A value in [0, 1], float [].
+    """
+    precision, recall, _ = binary_precision_recall_curve(scores, target)
+    precision, recall = precision[:-1], recall[:-1]  # torchmetrics appends the point (recall 0, precision 1)
+    # A tolerance of a hundredth of the smallest step of recall, so that 0.1 * 3 does not miss a recall of 0.3.
+    slack = 0.01 / len(target)
+    best = [precision[recall >= point / 10 - slack].max() for point in range(11)]
+    return torch.stack(best).mean()

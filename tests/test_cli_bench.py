@@ -1,0 +1,93 @@
+import io
+import re
+from contextlib import redirect_stderr
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from necklace.cli import bench, bench_studies
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", "the following arguments are required: benchmark"),
+        ("speed", "invalid choice: 'speed'"),
+        ("loader", "the following arguments are required: --root"),
+        ("records --counts 1000 250", "--counts 1000 250: must be hundreds, such as 1000"),
+        ("records --counts 0", "--counts 0: must be hundreds"),
+        ("studies --cells 3", "unrecognized arguments: --cells 3"),
+    ],
+)
+def test_a_wrong_command_line_is_answered_in_a_line(line: str, words: str) -> None:
+    output = io.StringIO()
+    with redirect_stderr(output), pytest.raises(SystemExit) as end:
+        bench.main(line.split())
+    assert end.value.code == 2
+    assert words in output.getvalue()
+
+
+def numbers(line: str) -> list[float]:
+    return [float(text.replace(",", "")) for text in re.findall(r"\d[\d,]*\.?\d*", line)]
+
+
+def row(output: str, name: str) -> list[float]:
+    """The numbers of a row of a printed table."""
+    (line,) = [line for line in output.splitlines() if name in line and "│" in line]
+    return numbers(line.partition(name)[2])
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def test_the_loader_is_compared_with_imagefolder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 12), ("test", 4)):
+        for name in ("one", "two"):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = torch.randint(0, 256, (20, 24, 3), dtype=torch.uint8, generator=generator)
+                Image.fromarray(pixels.numpy()).save(folder / f"{index}.jpg")
+    bench.main(["loader", "--root", str(tmp_path), "--size", "16", "--batch-size", "8", "--workers", "1"])
+    output = capsys.readouterr().out
+    for name in ("loader alone", "training ResNet-8"):
+        own, usual, ratio = row(output, name)
+        assert ratio == pytest.approx(own / usual, rel=0.1, abs=0.02)
+
+
+def test_gates_are_timed_for_each_kind_of_focal_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    bench.main(["gates", "--batch-size", "4", "--rounds", "1", "--every", "5"])
+    output = capsys.readouterr().out
+    for name in ("ResNet-8, focal ", "ResNet-8, focal_block", "(4 focal layers)"):
+        step, plain, watched, end, share, of_all = row(output, name)
+        assert min(step, plain, watched, end) >= 0
+        assert of_all == pytest.approx(share / 5, abs=0.02)
+
+
+@pytest.mark.slow
+def test_a_study_is_compared_with_cold_processes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    small = {"data.source.train": 40, "data.source.test": 10, "backbone.width": 4, "epochs": 1, "batch_size": 16}
+    monkeypatch.setattr(bench_studies, "SHORT", bench_studies.SHORT | small)
+    bench.main(["studies", "--runs", "2", "--cold", "1"])
+    output = capsys.readouterr().out
+    assert "2 runs of " in output
+    to_last, to_report = row(output, "plan to the last run"), row(output, "costs measured")
+    assert to_last <= to_report
+    assert row(output, "study / cold processes")[0] > 0
+
+
+@pytest.mark.slow
+def test_plan_and_table_of_many_runs_are_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    bench.main(["records", "--counts", "100", "200"])
+    output = capsys.readouterr().out
+    lines = [line for line in output.splitlines() if line.startswith("│")]
+    found = [numbers(line) for line in lines]
+    assert [runs for runs, *_ in found] == [100, 200]
+    for runs, plan, files, both, each in found:
+        assert both == pytest.approx(plan + files, abs=0.11)
+        assert each == pytest.approx(1000 * both / runs, abs=1.1)

@@ -1,0 +1,147 @@
+# The runs made here have what may be missing elsewhere.
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOptionalOperand=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from necklace.results.analysis import analyse
+from necklace.results.comparability import NotComparable, changed_code, check_comparable, differences
+from necklace.study.store import StudyRun
+from tests.conftest import synthetic_record
+from tests.synthetic import ROWS, SEEDS, by_name, synthetic_run, synthetic_runs, synthetic_study
+
+
+def test_a_users_own_neck_has_code_of_its_own_and_old_code_shows() -> None:
+    runs = [synthetic_run(row, seed, code={"necklace.run.fit": "new", f"mine.{row}": row}) for row in ROWS for seed in SEEDS]
+    assert not any("code" in note for note in analyse(synthetic_study(runs)).notes)
+    runs[7] = with_code(runs[7], {"necklace.run.fit": "old", "mine.sppf": "sppf"})
+    with pytest.raises(NotComparable, match=r"code differs in necklace\.run\.fit: .*and 12 more\); \w+ \(sppf, seed 1\)"):
+        analyse(synthetic_study(runs))
+    notes = analyse(synthetic_study(runs, allow=("code",))).notes
+    assert "1 of 15 runs are stale: the code has changed since they were trained." in notes
+    assert any(note.startswith("code differs in necklace.run.fit") for note in notes)
+    every = [with_code(run, {"necklace.run.fit": "old"}) for run in runs]
+    notes = analyse(synthetic_study(every)).notes
+    assert any("15 of 15 runs are stale" in note for note in notes)
+    assert not any("code differs" in note for note in notes)
+
+
+def with_code(run: StudyRun, code: dict[str, str]) -> StudyRun:
+    """A stale run that this code has trained."""
+    return replace(run, state="stale", record=replace(run.record, code=code))
+
+
+def test_code_of_one_row_may_be_old_as_long_as_all_its_runs_have_it() -> None:
+    runs = [synthetic_run(row, seed, code={"fit": "new", "necks." + row: "new"}) for row in ROWS for seed in SEEDS]
+    rows = {row: [at for at, run in enumerate(runs) if run.row == row] for row in ROWS}
+    old = {"fit": "new", "necks.spp": "old"}
+    for at in rows["spp"]:
+        runs[at] = with_code(runs[at], old)
+    assert changed_code(runs) == []
+    assert any("3 of 15 runs are stale" in note for note in analyse(synthetic_study(runs)).notes)
+    # Part of a row with other code, in a module of its own or with a module more.
+    runs[rows["sppf"][0]] = with_code(runs[rows["sppf"][0]], {"fit": "new", "necks.sppf": "old"})
+    assert changed_code(runs) == ["necks.sppf"]
+    runs[rows["sppf"][0]] = with_code(runs[rows["sppf"][0]], {"fit": "new", "necks.sppf": "new", "moved": "new"})
+    assert changed_code(runs) == ["moved"]
+    with pytest.raises(NotComparable, match=r"code differs in moved: .*sppf, seed 0"):
+        analyse(synthetic_study(runs))
+
+
+def test_code_that_two_rows_share_has_to_be_the_same() -> None:
+    code = {"none": {"fit": "1"}, "spp": {"fit": "1", "options": "old"}, "sppf": {"fit": "1", "options": "new"}}
+    runs = [synthetic_run(row, seed, code=code[row]) for row in code for seed in SEEDS]
+    assert changed_code(runs) == ["options"]
+    assert changed_code([run for run in runs if run.row != "spp"]) == []
+    assert changed_code([]) == []
+
+
+def test_code_of_an_earlier_schema_is_only_like_itself() -> None:
+    earlier = [synthetic_run("none", seed, code={"schema 3": "abc"}) for seed in SEEDS]
+    assert changed_code(earlier) == []
+    assert changed_code([*earlier, synthetic_run("spp", 0, code={"schema 3": "def"})]) == ["schema 3"]
+    assert changed_code([*earlier, synthetic_run("spp", 0, code={"fit": "1"})]) == ["fit", "schema 3"]
+
+
+def test_in_a_set_of_runs_other_code_is_printed_and_allowed() -> None:
+    runs = synthetic_runs()
+    runs[7] = replace(runs[7], record=replace(runs[7].record, code=runs[7].record.code | {"necklace.model": "old"}))
+    notes = check_comparable(synthetic_study(runs, axes=None, baseline=None, same=None))
+    (note,) = [note for note in notes if note.startswith("code differs")]
+    assert note.startswith("code differs in necklace.model: ")
+
+
+def test_what_follows_from_an_axis_is_free_with_it() -> None:
+    records = [synthetic_run("none", 0).record, synthetic_run("none", 0, pretrained=[0, 70], steps=11).record]
+    assert set(differences(records, ["neck"])) == {"pretrained", "steps"}
+    assert differences(records, ["backbone.depth", "epochs"]) == {}
+    threads = [
+        synthetic_run("none", 0).record,
+        synthetic_run("none", 0, device={"kind": "cpu", "name": "a processor", "threads": 2}).record,
+    ]
+    assert set(differences(threads, ["neck"])) == {"device.threads"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"world_size": 2}, "world_size"),
+        ({"versions": {"python": "3.11.0", "torch": "2.13.0"}}, "versions.torch"),
+        ({"steps": 11}, "steps"),
+        ({"pretrained": [39, 40]}, "pretrained"),
+        ({"device": {"kind": "cuda", "name": "a GPU", "threads": 1}}, "device.kind"),
+        ({"digest": {"train": "x", "val": "b" * 64, "test": "c" * 64}}, "data.digest.train"),
+    ],
+)
+def test_what_differs_outside_the_axes_is_an_error_that_names_it(changes: dict, field: str) -> None:
+    runs = synthetic_runs()
+    runs[7] = synthetic_run("sppf", 1, **changes)
+    with pytest.raises(NotComparable, match=rf"{field} differs.*sppf, seed 1") as error:
+        analyse(synthetic_study(runs))
+    assert "--allow" in str(error.value)
+    allow = ("device.kind", "device.name") if field == "device.kind" else (field,)
+    results = analyse(synthetic_study(runs, allow=allow))
+    assert any(note.startswith(f"{field} differs") for note in results.notes)
+
+
+@pytest.mark.parametrize(
+    "override", ["batch_size=32", "epochs=9", "schedule=cosine", "trainer.precision=bf16-mixed", "data.val_fraction=0.2"]
+)
+def test_a_mixed_config_fails(override: str) -> None:
+    runs = synthetic_runs()
+    record = synthetic_record(["neck=sppf", override], 1, np.arange(200) < 100)
+    runs[7] = replace(runs[7], record=record)
+    with pytest.raises(NotComparable, match=override.partition("=")[0]):
+        analyse(synthetic_study(runs))
+
+
+def test_axes_may_differ_and_nothing_else() -> None:
+    records = [synthetic_run(row, 0).record for row in ROWS]
+    assert differences(records, ["neck"]) == {}
+    assert set(differences(records[:2], ["optimizer"])) == {"neck._target_", "neck.kernel_sizes", "neck.out_channels"}
+    assert "absent" in differences(records[2:4], ["optimizer"])["neck.focal_level"]
+    sizes = [
+        synthetic_record([f"data/sizes={name}"], 0, np.arange(8) < 4, steps=k) for k, name in enumerate(("fixed", "native"))
+    ]
+    assert differences(sizes, ["data/sizes"]) == {}
+    assert "steps" in differences(sizes, ["neck"])
+
+
+def test_seeds_without_effect_are_an_error() -> None:
+    runs = synthetic_runs()
+    runs[1] = replace(runs[1], record=replace(runs[1].record, weights_hash=runs[0].record.weights_hash))
+    with pytest.raises(NotComparable, match="'none': seeds 0 and 1"):
+        analyse(synthetic_study(runs))
+
+
+def test_equal_accuracies_of_different_seeds_are_no_error() -> None:
+    runs = [
+        replace(synthetic_run(row, seed), record=synthetic_record(ROWS[row][0], seed, np.ones(200, bool)))
+        for row in ROWS
+        for seed in SEEDS
+    ]
+    results = analyse(synthetic_study(runs))
+    assert by_name(results)["spp"].difference.mean == 0
+    assert results.noise == 0

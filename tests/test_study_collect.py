@@ -1,0 +1,70 @@
+# pyright: reportOptionalMemberAccess=false
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from necklace.run.folder import RunFolder
+from necklace.study.collect import Kept, collect
+from necklace.study.status import StatusReader
+from necklace.study.store import StudyRecords, write_records
+from tests.conftest import SMALL, synthetic_record, write_synthetic
+from tests.test_study_plan import plan_of
+
+pytestmark = pytest.mark.usefixtures("hydra_ready")
+
+
+def finish(plan, index: int, root: Path, **fields) -> None:
+    planned = plan.runs[index]
+    record = synthetic_record(SMALL, planned.seed, np.random.default_rng(index).random(30) < 0.5)
+    config = planned.spec.resolved
+    about = {"name": planned.spec.name, "hash": planned.spec.hash, "code": planned.spec.code, "config": config}
+    write_synthetic(replace(record, **about | fields), root)
+
+
+def test_runs_come_from_outputs_else_from_records_else_from_retired(tmp_path: Path) -> None:
+    plan, folder = plan_of(tmp_path), tmp_path / "experiments" / "tiny"
+    everything = range(len(plan.runs))
+    for index in everything:
+        finish(plan, index, plan.root)
+    info = plan.info((), ())
+    all_here = collect(plan, StatusReader(plan), Kept(folder))
+    assert [run.state for run in all_here] == ["done"] * len(plan.runs)
+    write_records(StudyRecords(info, all_here, {}), folder)
+    # The last two retire; then nothing is left in outputs/.
+    write_records(StudyRecords(info, all_here[:-2], {}), folder)
+    plan.root.rename(tmp_path / "elsewhere")
+    kept = Kept(folder)
+    assert kept.info == info
+    assert len(kept.listed) == len(plan.runs) - 2
+    found = collect(plan, StatusReader(plan), kept)
+    assert [(run.row, run.seed, run.state, run.record, run.curve) for run in found] == [
+        (run.row, run.seed, run.state, run.record, run.curve) for run in all_here
+    ]
+
+
+def test_a_kept_run_of_other_code_is_stale_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    plan, folder = plan_of(tmp_path), tmp_path / "experiments" / "tiny"
+    for index in range(len(plan.runs)):
+        finish(plan, index, plan.root, **({"code": {"necklace.run.fit": "old"}} if index == 1 else {}))
+    write_records(StudyRecords(plan.info((), ()), collect(plan, StatusReader(plan), Kept(folder)), {}), folder)
+    plan.root.rename(tmp_path / "elsewhere")
+    states = [run.state for run in collect(plan, StatusReader(plan), Kept(folder))]
+    assert states == ["done", "stale", *["done"] * (len(plan.runs) - 2)]
+    # One that has failed here since is still the result that it was.
+    RunFolder(plan.root / plan.runs[2].spec.name).mark_failed("MemoryError: \n")
+    assert [run.state for run in collect(plan, StatusReader(plan), Kept(folder))] == states
+    lost = folder / "records" / f"{plan.runs[0].spec.name}.json"
+    lost.unlink()
+    with pytest.raises(FileNotFoundError, match=lost.name):
+        collect(plan, StatusReader(plan), Kept(folder))
+
+
+def test_results_are_read_only_where_they_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, folder = plan_of(tmp_path), tmp_path / "experiments" / "tiny"
+    for index in range(len(plan.runs)):
+        finish(plan, index, plan.root)
+    write_records(StudyRecords(plan.info((), ()), collect(plan, StatusReader(plan), Kept(folder)), {}), folder)
+    monkeypatch.setattr("necklace.study.collect.with_record", lambda *_: pytest.fail("outputs/ has the run"))
+    assert len(collect(plan, StatusReader(plan), Kept(folder))) == len(plan.runs)

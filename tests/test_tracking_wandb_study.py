@@ -1,0 +1,151 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from necklace.results.table import TableText
+from necklace.study.plan import Plan, make_plan
+from necklace.study.status import StatusReader
+from necklace.study.study_file import override, read_study
+from necklace.tracking import wandb_run
+from necklace.tracking.wandb_run import UPLOADING, run_files, unsynced
+from necklace.tracking.wandb_study import sync, wandb_settings, write_table
+from tests import wandb_files
+from tests.conftest import SMALL, compose_train
+from tests.wandb_files import UNREACHABLE, command, finished_files, read
+
+isolated = wandb_files.isolated_wandb  # a fixture for each test here
+STUDY = {
+    "question": "Is it shown?",
+    "baseline": "none",
+    "seeds": [0, 1],
+    "overrides": {text.partition("=")[0]: yaml.safe_load(text.partition("=")[2]) for text in SMALL}
+    | {"epochs": 1, "logger": "wandb", "data.eval_sizes": [16]},
+    "rows": [{"neck": ["none", "sppf"]}, {"neck": "focal", "neck.focal_level": 2}],
+}
+
+
+def plan_of(folder: Path) -> Plan:
+    path = folder / "experiments" / "tiny" / "study.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(STUDY))
+    return make_plan(read_study(path), [f"outputs={folder / 'outputs'}"])
+
+
+@pytest.mark.usefixtures("hydra_ready")
+def test_a_study_gives_its_runs_their_row_and_asks_the_server_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_of(tmp_path)
+    settings = wandb_settings(plan, Console())
+    assert len(settings) == 6
+    last, own = plan.runs[-1], settings[plan.runs[-1].spec.hash]
+    # The same as overrides, which Lightning's other processes are given.
+    config, _ = compose_train([*last.spec.overrides, *(override(key, value) for key, value in own.items())])
+    adapted = last.spec.adapted(own, ())
+    assert adapted.hash == last.spec.hash
+    assert adapted.resolved["logger"]["row"] == config.logger.row == last.row == "focal, focal_level=2"
+    assert adapted.resolved["logger"]["axes"] == list(config.logger.axes)
+    assert list(config.logger.axes) == ["neck", "neck.focal_level"]
+    assert config.logger.mode is None
+    assert capsys.readouterr().out == ""
+    asked = []
+    monkeypatch.setattr(wandb_run, "_probe", lambda server: asked.append(server) or f"{server} has a day off")
+    monkeypatch.setattr(wandb_run, "has_wandb_key", lambda: True)
+    settings = wandb_settings(plan, Console(soft_wrap=True))
+    assert all(own["logger.mode"] == "offline" for own in settings.values())
+    assert len(asked) == 1
+    assert capsys.readouterr().out.count("has a day off") == 1
+
+
+@pytest.mark.usefixtures("hydra_ready")
+def test_what_is_offline_is_uploaded_newest_file_first_and_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(tmp_path)
+    commands = []
+
+    def upload(files: list[Path]) -> list[str]:
+        commands.append(files)
+        for file in files[:-1]:
+            file.with_suffix(".wandb.synced").touch()
+        return ["one is lost"]
+
+    def run_file(index: int, name: str, size: int = 100) -> Path:
+        name_of_run = plan.runs[index].spec.name
+        file = plan.root / name_of_run / "wandb" / name / f"run-{name.rpartition('_')[2].partition('-')[2]}.wandb"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(bytes(size))
+        (plan.root / name_of_run / "FAILED").write_text("it ended\n")
+        return file
+
+    monkeypatch.setattr("necklace.tracking.wandb_study._wandb_sync", upload)
+    assert sync(plan, StatusReader(plan).all()) == (
+        ["nothing to upload", "6 runs have not ended: their runs come with a later --wandb-sync"],
+        True,
+    )
+    run_file(0, "offline-run-20260101_000000-abc")
+    run_file(0, "run-20260101_000000-abc-2", 7)
+    newest = run_file(0, "offline-run-20260101_000000-abc-10")
+    run_file(1, "offline-run-20260101_000000-def").with_suffix(".wandb.synced").touch()
+    run_file(2, "run-20260101_000000-fed")  # online, and all of it is there
+    interrupted = run_file(3, "run-20260101_000000-bad")
+    (interrupted.parent / UPLOADING).touch()
+    lines, complete = sync(plan, StatusReader(plan).all())
+    assert (lines, complete) == (
+        ["2 runs are to be uploaded, but not now: no API key is configured: wandb login, or WANDB_API_KEY"],
+        False,
+    )
+    assert commands == []
+    monkeypatch.setattr(wandb_run, "has_wandb_key", lambda: True)
+    monkeypatch.setattr(wandb_run, "_probe", lambda server: "nobody is there")
+    assert "nobody is there" in sync(plan, StatusReader(plan).all())[0][0]
+    monkeypatch.setattr(wandb_run, "_found", {})
+    monkeypatch.setattr(wandb_run, "_probe", lambda server: None)
+    lines, complete = sync(plan, StatusReader(plan).all())
+    assert commands == [[newest, interrupted]]
+    assert lines[0] == "1 of 2 runs uploaded"
+    assert lines[-1] == "one is lost"
+    assert not complete
+    assert unsynced(newest.parents[2]) is None
+
+
+@pytest.mark.usefixtures("hydra_ready")
+def test_the_studys_table_is_a_run_of_its_own(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    headers = ("row", "params", "of neck", "MACs", "of neck")
+    table = TableText(headers, (("none", "5,214", "0", "1.5", ""), ("sppf", "5,902", "688", "2", "1e3")), (), "")
+    line = write_table(table, plan, "offline")
+    (file,) = finished_files(plan.root / ".table")
+    assert str(file.parent.name) in (line or "")
+    found = read(file)
+    assert (found["run"]["job_type"], found["run"]["project"]) == ("table", "tiny")
+    (written,) = file.parent.glob("files/media/table/*.json")
+    content = json.loads(written.read_text())
+    assert content["columns"] == ["row", "params", "params of neck", "MACs", "MACs of neck"]
+    assert content["data"] == [["none", 5214, 0, 1.5, None], ["sppf", 5902, 688, 2, 1000]]
+    assert write_table(table, plan, "offline") is None  # it is there
+    assert unsynced(plan.root / ".table") == file
+
+
+@pytest.mark.slow
+def test_a_study_without_network_leaves_a_run_for_each_run_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "experiments" / "tiny" / "study.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump(STUDY))
+    result, _ = command("ablate.py", "tiny", "hydra.launcher.slots=1", cwd=tmp_path, **UNREACHABLE)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("W&B is left alone") == 1
+    assert not any("W&B is left alone" in log.read_text() for log in tmp_path.glob("outputs/tiny/.logs/*.log"))
+    files = [file for record in tmp_path.glob("outputs/tiny/*/record.json") for file in run_files(record.parent)]
+    runs = [read(file) for file in files]
+    assert len({run["run"]["run_id"] for run in runs}) == len(runs) == 6
+    assert sorted((run["run"]["job_type"], run["config"]["seed"]) for run in runs) == [
+        (row, seed) for row in ("focal, focal_level=2", "none", "sppf") for seed in (0, 1)
+    ]
+    assert {run["run"]["run_group"] for run in runs} == {"tiny"}
+    assert len(list(tmp_path.glob("outputs/tiny/.table/wandb/offline-run-*/run-table.wandb"))) == 1
+    sent, _ = command("ablate.py", "tiny", "--wandb-sync", cwd=tmp_path, **UNREACHABLE)
+    assert sent.returncode == 1
+    assert "7 runs are to be uploaded, but not now: http://127.0.0.1:9" in sent.stdout
+    assert "Traceback" not in sent.stderr

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from necklace.code_version import code_version
-from necklace.config import Composer, choices_of, composed, resolved
+from necklace.config import Composer, choices_of, resolved
 from necklace.identity import hash_identity, run_identity, run_label
 from necklace.record import SCHEMA, Record, pack_bits
 from necklace.run.runner import run
@@ -53,7 +53,7 @@ def compose_train(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     with initialised():
         config = compose("train", overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(config)
-    choices = choices_of(config)
+    choices = choices_of(config.hydra)
     with open_dict(config):
         del config["hydra"]
     return config, choices
@@ -81,6 +81,15 @@ def hydra_ready() -> Iterator[None]:
     """Hydra with the project's configs, as ablate.py has it."""
     with initialised():
         yield
+
+
+def composed(composer: Composer, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    """A composed config without Hydra's own part, and the choices of groups that made it."""
+    config = composer.compose(overrides)
+    choices = choices_of(config.hydra)
+    with open_dict(config):
+        del config["hydra"]
+    return config, choices
 
 
 @cache

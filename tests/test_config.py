@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 
-from necklace.config import Composer, choices_of, composed, error_of, resolved
+from necklace.config import Composer, choices_of, error_of, resolved
 from tests.composer_check import BAD, CONFIGS, GOOD, agree
+from tests.conftest import composed
 
 ROOT = Path(__file__).parents[1]
 
@@ -94,7 +95,7 @@ def test_a_config_without_hydras_part_and_its_choices(composer: Composer) -> Non
     config, choices = composed(composer, ["neck=focal", "study=2024", "outputs=${study}/x"])
     assert "hydra" not in config
     assert choices["neck"] == "focal"
-    assert choices == choices_of(composer.compose(["neck=focal"]))
+    assert choices == choices_of(composer.compose(["neck=focal"]).hydra)
     assert not [group for group in choices if "hydra" in group]
     plain = resolved(config)
     assert plain["study"] == "2024"

@@ -100,6 +100,7 @@ def test_an_option_without_an_entry_makes_other_runs(edited: Callable[..., str])
 def test_an_edit_of_a_neck_makes_its_rows_stale_and_no_other(edited: Callable[..., str]) -> None:
     output = edited(("src/necklace/necks/focal.py", "\nADDED_BY_A_TEST = 1\n"))
     assert "tiny: 3 runs in 3 rows: 2 done, 1 stale\n  focal: stale: seed 0\n" in output
+    assert "stale, since the code has changed: necklace.necks.focal\n" in output
 
 
 def test_an_edit_of_a_users_helper_module_makes_that_row_stale(edited: Callable[..., str]) -> None:

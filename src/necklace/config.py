@@ -13,6 +13,7 @@ from typing import Any
 
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra.conf import HydraConf
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -98,18 +99,9 @@ class Composer:
         return base
 
 
-def composed(composer: Composer, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
-    """A composed config without Hydra's own part, and the choices of groups that made it."""
-    config = composer.compose(overrides)
-    choices = choices_of(config)
-    with open_dict(config):
-        del config["hydra"]
-    return config, choices
-
-
-def choices_of(config: DictConfig) -> dict[str, str]:
-    """Config group to the choice that a composed config was made from, without Hydra's own groups."""
-    return {group: str(choice) for group, choice in config.hydra.runtime.choices.items() if "hydra" not in group}
+def choices_of(hydra: DictConfig | HydraConf) -> dict[str, str]:
+    """Config group to the choice that a config was composed from, by its `hydra` node; without Hydra's own groups."""
+    return {group: str(choice) for group, choice in hydra.runtime.choices.items() if "hydra" not in group}
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:

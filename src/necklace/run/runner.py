@@ -15,7 +15,7 @@ from rich.console import Console
 
 from necklace.build import datamodule_of, instantiated
 from necklace.code_version import git_state
-from necklace.config import resolved
+from necklace.config import choices_of, resolved
 from necklace.record import SCHEMA, Record, pack_bits
 from necklace.run.conditions import rank, versions
 from necklace.run.fit import fit
@@ -34,8 +34,8 @@ class RunFailedBefore(RuntimeError):
 def run_composed(config: DictConfig, interactive: bool = True) -> Record:
     """`run` what Hydra has composed in this process."""
     hydra_config = HydraConfig.get()
-    choices = {group: str(choice) for group, choice in hydra_config.runtime.choices.items() if "hydra" not in group}
-    return run(run_spec(resolved(config), choices, list(hydra_config.overrides.task)), interactive)
+    spec = run_spec(resolved(config), choices_of(hydra_config), list(hydra_config.overrides.task))
+    return run(spec, interactive)
 
 
 def run(spec: RunSpec, interactive: bool = True) -> Record:

@@ -218,7 +218,7 @@ class _Planner:
         """The config of a row's overrides, the same as plain containers, and the choices of groups; composed once."""
         if overrides not in self._composed:
             config = self._composer.compose([*self._for_hydra, *self._shared, *overrides])
-            choices = choices_of(config)
+            choices = choices_of(config.hydra)
             if not self.first:
                 self.first = copy.deepcopy(config)
             with open_dict(config):

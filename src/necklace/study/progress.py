@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from necklace.code_version import changed_modules
 from necklace.record import Record
 from necklace.study.excerpts import read_curve
 from necklace.study.plan import Plan, PlannedRun
@@ -45,6 +46,8 @@ def plan_lines(plan: Plan, found: Sequence[RunStatus], rerun: set[str]) -> list[
                 tried = "".join(f" {key}={value}" for key, value in run.choice.items())
                 by_state.setdefault(at.state, []).append(f"{run.seed}{tried}")
             lines.append(f"  {row}: " + "; ".join(f"{name}: seed {', '.join(seeds)}" for name, seeds in by_state.items()))
+    changed = {name for run, at in zip(plan.runs, found, strict=True) if at.state == "stale" for name in _changed(run, at)}
+    lines += [f"  stale, since the code has changed: {', '.join(sorted(changed))}"] if changed else []
     lines += [f"  {at.folder.path}: failed: {at.failure}" for at in found if at.state == "failed"]
     rest = [run for run, at in zip(plan.runs, found, strict=True) if at.state in {"missing", *rerun}]
     if rest:
@@ -54,6 +57,11 @@ def plan_lines(plan: Plan, found: Sequence[RunStatus], rerun: set[str]) -> list[
             time_left = f"about {duration(seconds)} one after the other, going by the finished runs"
         lines.append(f"{len(rest)} to run: {time_left}")
     return lines
+
+
+def _changed(run: PlannedRun, at: RunStatus) -> list[str]:
+    """The modules that have changed since the run was trained."""
+    return changed_modules(at.record.code, run.spec.code) if at.record else []
 
 
 def duration(seconds: float) -> str:

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,10 +46,40 @@ def command(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+NEW_NECK = "from torch import nn\n\n\nclass ASPP(nn.Module):\n    def __init__(self, channels):\n        super().__init__()\n"
+STAGES = ("src/necklace/configs/backbone/cifar_resnet.yaml", "\nstages: [-1]\n")
+# What is edited, each a file and the text that is added at its end, and what the plan then says.
+EDITS = {
+    "code and options that are new leave a study done": (
+        [
+            ("src/necklace/necks/aspp.py", NEW_NECK),
+            ("src/necklace/necks/__init__.py", "\nfrom necklace.necks.aspp import ASPP as ASPP\n"),
+            ("src/necklace/configs/neck/aspp.yaml", "_target_: necklace.necks.ASPP\n"),
+            # Drawn images do not come from there.
+            ("src/necklace/data/voc.py", "\nADDED_BY_A_TEST = 1\n"),
+            ("src/necklace/results/table.py", "\nADDED_BY_A_TEST = 1\n"),
+            ("src/necklace/cli/study.py", "\nADDED_BY_A_TEST = 1\n"),
+            # An option with the value that stands for "as before".
+            STAGES,
+            ("src/necklace/identity.py", '\nADDED["backbone.stages"] = [-1]\n'),
+        ],
+        "tiny: 3 runs in 3 rows: 3 done\n",
+    ),
+    "an option without an entry makes other runs": ([STAGES], "tiny: 3 runs in 3 rows: 3 missing\n"),
+    "an edit of a neck makes its rows stale and no other": (
+        [("src/necklace/necks/focal.py", "\nADDED_BY_A_TEST = 1\n")],
+        "tiny: 3 runs in 3 rows: 2 done, 1 stale\n  focal: stale: seed 0\n"
+        "  stale, since the code has changed: necklace.necks.focal\n",
+    ),
+    "an edit of a user's helper module makes that row stale": (
+        [("mine/mine_layers.py", "SCALE = 2.0\n")],
+        "tiny: 3 runs in 3 rows: 2 done, 1 stale\n  mine: stale: seed 0\n",
+    ),
+}
+
+
+def finished(folder: Path) -> Path:
     """A finished study of drawn images, of the rows spp, focal and a user's own neck, beside a copy of the package."""
-    folder = tmp_path_factory.mktemp("growth")
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name, text in MINE.items():
         (folder / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -61,48 +90,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def edited(finished: Path, tmp_path: Path) -> Callable[..., str]:
-    """Gives the plan after edits, each a file and the text that is added at its end; other tests see the files as before."""
-    folder = Path(shutil.copytree(finished, tmp_path / "growth"))
-
-    def plan_after(*edits: tuple[str, str]) -> str:
+def test_results_outlive_edits(tmp_path: Path) -> None:
+    """One study for all edits: each is made in a copy of it."""
+    folder = finished(tmp_path / "growth")
+    for number, (what, (edits, expected)) in enumerate(EDITS.items()):
+        copy = Path(shutil.copytree(folder, tmp_path / str(number)))
         for name, text in edits:
-            with (folder / name).open("a") as file:
+            with (copy / name).open("a") as file:
                 file.write(text)
-        return command(folder, "--plan")
-
-    return plan_after
-
-
-def test_code_and_options_that_are_new_leave_a_study_done(edited: Callable[..., str]) -> None:
-    neck = "from torch import nn\n\n\nclass ASPP(nn.Module):\n    def __init__(self, channels):\n        super().__init__()\n"
-    output = edited(
-        ("src/necklace/necks/aspp.py", neck),
-        ("src/necklace/necks/__init__.py", "\nfrom necklace.necks.aspp import ASPP as ASPP\n"),
-        ("src/necklace/configs/neck/aspp.yaml", "_target_: necklace.necks.ASPP\n"),
-        # Drawn images do not come from there.
-        ("src/necklace/data/voc.py", "\nADDED_BY_A_TEST = 1\n"),
-        ("src/necklace/results/table.py", "\nADDED_BY_A_TEST = 1\n"),
-        ("src/necklace/cli/study.py", "\nADDED_BY_A_TEST = 1\n"),
-        # An option with the value that stands for "as before".
-        ("src/necklace/configs/backbone/cifar_resnet.yaml", "\nstages: [-1]\n"),
-        ("src/necklace/identity.py", '\nADDED["backbone.stages"] = [-1]\n'),
-    )
-    assert "tiny: 3 runs in 3 rows: 3 done\n" in output
-
-
-def test_an_option_without_an_entry_makes_other_runs(edited: Callable[..., str]) -> None:
-    output = edited(("src/necklace/configs/backbone/cifar_resnet.yaml", "\nstages: [-1]\n"))
-    assert "tiny: 3 runs in 3 rows: 3 missing\n" in output
-
-
-def test_an_edit_of_a_neck_makes_its_rows_stale_and_no_other(edited: Callable[..., str]) -> None:
-    output = edited(("src/necklace/necks/focal.py", "\nADDED_BY_A_TEST = 1\n"))
-    assert "tiny: 3 runs in 3 rows: 2 done, 1 stale\n  focal: stale: seed 0\n" in output
-    assert "stale, since the code has changed: necklace.necks.focal\n" in output
-
-
-def test_an_edit_of_a_users_helper_module_makes_that_row_stale(edited: Callable[..., str]) -> None:
-    output = edited(("mine/mine_layers.py", "SCALE = 2.0\n"))
-    assert "tiny: 3 runs in 3 rows: 2 done, 1 stale\n  mine: stale: seed 0\n" in output
+        assert expected in command(copy, "--plan"), what

@@ -1,10 +1,20 @@
 """A study, from plan to table: python ablate.py NAME, for what experiments/NAME/study.yaml asks."""
 
-import signal
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-# Until there is something to stop in good order, Ctrl-C ends this process without a traceback out of its imports.
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# With two clones and one environment, edits of this one could have no effect.
+own, spec = Path(__file__).resolve().parent / "src", find_spec("necklace")
+found = Path(spec.origin).resolve().parent if spec and spec.origin else None
+if found != (own / "necklace").resolve():
+    here = f"not {own / 'necklace'}: pip install -e {own.parent}, or set PYTHONPATH={own}"
+    sys.exit(f"error: the necklace that Python finds is {found or 'none'}, {here}")
+
+from necklace.cli.stopping import stop_at_once
+
+if __name__ == "__main__":
+    stop_at_once()
 
 from necklace.cli.ablate import main
 

@@ -21,7 +21,7 @@ from necklace.config import Composer, choices_of, resolved
 from necklace.identity import hash_identity, run_identity, run_label
 from necklace.record import SCHEMA, Record, pack_bits
 from necklace.run.runner import run
-from necklace.spec import RunSpec, run_spec
+from necklace.spec import RunSpec, run_spec, said_of
 
 # The networks of the tests are too small to share out: waiting for a second thread costs more than it does.
 torch.set_num_threads(1)
@@ -62,7 +62,10 @@ def compose_train(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
 def spec_of(overrides: list[str]) -> RunSpec:
     """The run of these overrides."""
     config, choices = compose_train(overrides)
-    return run_spec(resolved(config), choices, overrides)
+    plain = resolved(config)
+    with initialised():
+        said = said_of(config, plain, choices, Composer(GlobalHydra.instance().config_loader(), "train"), overrides)
+    return run_spec(plain, choices, overrides, said)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from scipy import stats
 
-from necklace.record import Record
+from necklace.record import Record, pack_bits
 from necklace.results.results import Results, Row, RowCost, SamePair
 from necklace.results.stats import Difference, Interval, Summary
 from necklace.study.store import StudyInfo, StudyRecords, StudyRun
@@ -76,6 +76,20 @@ def lossy_study() -> StudyRecords:
     runs[4] = synthetic_run("spp", 1, lose="failed")
     runs[14] = synthetic_run("focal, focal_level=2", 2, lose="missing")
     return synthetic_study(runs, dropped=("row 'a|b_50%' is the same as row 'none' and was dropped",))
+
+
+def with_classes(run: StudyRun, counts: Sequence[int], right: Sequence[int], predicted: Sequence[int]) -> StudyRun:
+    """The run with test images of classes a, b, c: how many there are, are rightly taken for it, and are taken for it."""
+    names = ["a", "b", "c"][: len(counts)]
+    by_class = {name: hits / count for name, hits, count in zip(names, right, counts, strict=True) if count}
+    metrics = {f"test/class_acc/{name}": float(f"{value:.7g}") for name, value in by_class.items()}
+    metrics["test/balanced_acc"] = float(f"{np.mean(list(by_class.values())):.7g}")
+    metrics["test/acc"] = float(f"{sum(right) / sum(counts):.7g}")
+    data = {"classes": names, "class_counts": {"test": list(counts)}, "predicted": {"test": list(predicted)}}
+    data["images"] = {"train": 100, "test": sum(counts)}
+    correct = pack_bits(np.arange(sum(counts)) < sum(right))
+    record = replace(run.record, metrics=run.record.metrics | metrics, data=run.record.data | data, test_correct=correct)
+    return replace(run, record=record)
 
 
 def by_name(results: Results) -> dict[str, Row]:

@@ -66,6 +66,9 @@ def test_all_flags_are_valid_as_they_were(tmp_path: Path) -> None:
     parsed = parse(["tiny", *shlex.split(flags)])
     assert (parsed.retry_failed, parsed.rerun_stale, parsed.seeds) == (True, True, 5)
     assert (parsed.allow, parsed.config_dir) == (["versions", "device"], tmp_path)
+    for metric in ("test/balanced_acc", "test/class_acc/a class", "test/ap/cat"):
+        assert parse(["--from", "outputs/runs", "--metric", metric]).metric == metric
+        assert parse(["tiny", "--metric", metric]).verb == parse(["tiny", "--table", "--metric", metric]).verb == "metric"
     parsed = parse(["--from", "outputs/runs", "--metric", "test/map", "--figures", "out"])
     assert (parsed.name, parsed.root, parsed.metric, parsed.figures) == (None, Path("outputs/runs"), "test/map", Path("out"))
     assert parse(["tiny", "reproduce"]).reproduce == 1
@@ -87,8 +90,12 @@ def test_all_flags_are_valid_as_they_were(tmp_path: Path) -> None:
         ("tiny reproduce 2 3", "3: must be key=value"),
         ("tiny --reproduce some", "invalid int value: 'some'"),
         ("tiny --seeds two", "invalid int value: 'two'"),
-        ("tiny --metric test/acc", "--metric and --figures go with --from DIR"),
+        ("tiny --figures out", "--figures goes with --from DIR"),
+        ("tiny --plan --metric test/acc", "--metric goes with NAME or --from DIR alone"),
+        ("tiny epochs=1 --metric test/acc", "--metric goes with NAME or --from DIR alone"),
         ("--from outputs --metric test/f1", "invalid choice: 'test/f1'"),
+        ("--from outputs --metric test/class_acc/", "invalid choice: 'test/class_acc/' (one of test/acc, test/balanced_acc"),
+        ("--from outputs --metric test/loss", "invalid choice: 'test/loss'"),
         ("tiny --config-dir nowhere", "--config-dir nowhere: there is no such folder"),
         ("epochs=1", "the study's name comes before overrides such as epochs=1"),
         ("epochs=1 tiny", "tiny: must be key=value or one of"),
@@ -111,7 +118,7 @@ def test_a_shell_of_ones_own_names_itself(monkeypatch: pytest.MonkeyPatch, capsy
 @pytest.mark.parametrize(
     ("line", "study", "words"),
     [
-        ("other --plan", {}, "other/study.yaml: there is no such study; there are: tiny"),
+        ("other --plan", {}, "experiments; there are: tiny"),
         ("tiny --verify", {}, "the study has no records yet; run it first"),
         ("tiny --reproduce 1", {}, "the study has no records yet; run it first"),
         ("tiny plan", {"rwos": []}, "missing ['rows'], unknown ['rwos']"),

@@ -8,7 +8,7 @@ import pytest
 
 from necklace.cli import main as command
 
-VERBS = ("train", "ablate", "inspect", "dashboard", "bench")
+VERBS = ("train", "ablate", "inspect", "predict", "export", "dashboard", "bench")
 ROOT = Path(__file__).parents[1]
 
 
@@ -39,6 +39,8 @@ def test_no_verb_or_an_unknown_one_is_answered_with_the_verbs(
         ("train", "train", "command"),
         ("ablate", "ablate", "main"),
         ("inspect", "inspection", "main"),
+        ("predict", "prediction", "main"),
+        ("export", "export", "main"),
         ("dashboard", "dashboard", "main"),
         ("bench", "bench", "main"),
     ],
@@ -71,7 +73,8 @@ def test_explaining_a_verb_imports_no_torch_and_neither_does_a_wrong_command_lin
 import sys
 from necklace.cli.main import main
 
-for arguments in (["--help"], ["ablate", "--help"], ["inspect", "--help"], ["bench", "--help"], ["bench", "loader", "-h"],
+for arguments in (["--help"], ["ablate", "--help"], ["inspect", "--help"], ["predict", "--help"], ["export", "-h"],
+                  ["predict", "RUN"], ["export", "RUN", "--format", "onx"], ["bench", "--help"], ["bench", "loader", "-h"],
                   ["ablate", "tiny", "tabel"], ["tabel"]):
     sys.argv = ["necklace", *arguments]
     try:

@@ -27,9 +27,13 @@ import necklace.results.analysis
 import necklace.study.store
 from necklace.cli.ablate import main
 from necklace.config import Composer
+from necklace.identity import hash_of_name
+from necklace.results.analysis import analyse
+from necklace.results.write import write_study
 from necklace.study.plan import make_plan
 from necklace.study.study_file import read_study
 from tests.conftest import SMALL, initialised, synthetic_record, write_synthetic
+from tests.synthetic import synthetic_runs, synthetic_study, with_classes
 
 ROOT = Path(__file__).parents[1]
 USER = Path(__file__).parent / "user"
@@ -67,7 +71,7 @@ def ablate(folder: Path, *arguments: str, user: Path = USER) -> subprocess.Popen
 
 def here(folder: Path, *arguments: str) -> tuple[int, str]:
     """The same within this process, which has imported everything and keeps the launcher's server warm."""
-    threads = [] if "--reproduce" in arguments else ["hydra.launcher.threads=1"]
+    threads = [] if {"--reproduce", "--metric"} & set(arguments) else ["hydra.launcher.threads=1"]
     output = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(output):
         patch.chdir(folder)
@@ -174,7 +178,9 @@ def test_runs_see_the_images_that_the_plan_has_drawn(undisturbed: Path, tmp_path
     code, output = here(folder)
     assert code == 0, output
     assert (folder / "drawn").read_text().split() == ["train", "val", "test"]
-    assert outcome(folder) == outcome(undisturbed)
+    # The names say that the source is another.
+    found, expected = ({hash_of_name(name): end for name, end in outcome(of).items()} for of in (folder, undisturbed))
+    assert found == expected
 
 
 @pytest.mark.slow
@@ -244,8 +250,8 @@ def test_ctrl_c_stops_cleanly_and_the_rest_continues_later(undisturbed: Path, tm
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     output = finish(process)
-    assert process.returncode == 1
-    assert "stopped; the same command continues from here" in output
+    assert process.returncode == 130
+    assert output.count("stopped; the same command goes on from here") == 1
     assert "Traceback" not in output
     assert not list(folder.glob("outputs/tiny/*/FAILED"))
     assert len(list(folder.glob("outputs/tiny/*/record.json"))) < 6
@@ -290,7 +296,7 @@ def test_a_table_of_what_a_colleague_ran_and_more_seeds(undisturbed: Path, tmp_p
         (["--seeds", "1"], "holds 3 results that these overrides or seeds have no place for"),
         (["epochs=1", "--table"], "holds 6 results"),
         (["rerun=true"], "rerun=true: the study sets this"),
-        (["+data.foo=1"], "unexpected keyword argument 'foo'"),
+        (["+data.foo=1"], "data.foo: nothing reads it"),
         (["--reproduce", "1", "hydra.launcher.slots=1"], "data.KEY=VALUE only"),
         (["--reproduce", "7"], "must be between 1 and the 6 runs"),
     ):
@@ -342,7 +348,13 @@ def finished_study(folder: Path) -> Path:
     for index, run in enumerate(plan.runs):
         correct = np.random.default_rng(index).random(20) < 0.5
         record = synthetic_record(SMALL, run.seed, correct, digest=run.spec.identity["data"]["digest"])
-        about = {"name": run.spec.name, "hash": run.spec.hash, "code": run.spec.code, "choices": run.spec.choices}
+        about: dict[str, Any] = {
+            "name": run.spec.name,
+            "hash": run.spec.hash,
+            "code": run.spec.code,
+            "choices": run.spec.choices,
+        }
+        about["weights_hash"] = f"{run.spec.hash:0>64}"
         config = run.spec.resolved | {"outputs": "outputs"}
         record = dataclasses.replace(record, config=config, identity=run.spec.identity, **about)
         write_synthetic(record, plan.root)
@@ -353,7 +365,7 @@ def finished_study(folder: Path) -> Path:
 
 def records_of(folder: Path) -> list[str]:
     """Name of the neck of each record in a folder."""
-    return sorted(path.name.split("_s0_")[0].rpartition("_")[2] for path in folder.glob("*_s0_*.json"))
+    return sorted(path.name.split("_cifar_resnet_")[1].partition("_")[0] for path in folder.glob("*_s0_*.json"))
 
 
 @pytest.mark.slow
@@ -409,6 +421,22 @@ def test_overrides_and_seeds_retire_nothing(tmp_path: Path) -> None:
     assert "1 results that study.yaml no longer asks for" in output
 
 
+def test_another_metric_is_a_table_that_is_only_printed(tmp_path: Path) -> None:
+    runs = [with_classes(run, [190, 10], [180, 5], [185, 15]) for run in synthetic_runs()]
+    study = synthetic_study(runs)
+    write_study(study, analyse(study), tmp_path / "experiments" / "tiny")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    code, shown = here(tmp_path, "--metric", "test/balanced_acc")
+    assert code == 0, shown
+    assert "test/balanced_acc %" in shown
+    assert shown.count("72.37 ± 0.00") == 5
+    assert "50.00 ± 0.00" in here(tmp_path, "--metric", "test/class_acc/b")[1]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    code, shown = here(tmp_path, "--metric", "test/map")
+    assert code != 0
+    assert "no run has the metric test/map; there are: test/acc, test/balanced_acc, test/class_acc/a, test/class_acc/b" in shown
+
+
 def test_a_study_of_older_words_is_planned_as_before(tmp_path: Path) -> None:
     folder = new_study(tmp_path)
     path = folder / "experiments" / "tiny" / "study.yaml"
@@ -445,9 +473,10 @@ def test_the_parent_composes_each_row_once_reads_each_record_once_and_analyses_o
     code, output = here(folder)
     assert code == 0, output
     names = [path.parent.name for path in folder.glob("outputs/tiny/*/record.json")]
-    assert counts == {"composed": 4, "loaded": 4, "analysed": 1} | {f"read {name}": 1 for name in names}
+    # Besides the rows: the first one, to find mistakes before anything heavy is imported; and the defaults, for names.
+    assert counts == {"composed": 5, "loaded": 6, "analysed": 1} | {f"read {name}": 1 for name in names}
     # Once all is done, the table takes no more than that either.
     counts.clear()
     code, output = here(folder, "--table")
     assert code == 0, output
-    assert counts == {"composed": 4, "loaded": 4, "analysed": 1} | {f"read {name}": 1 for name in names}
+    assert counts == {"composed": 5, "loaded": 6, "analysed": 1} | {f"read {name}": 1 for name in names}

@@ -1,5 +1,6 @@
 """The command line as a user has it: real processes, real W&B runs."""
 
+import csv
 import json
 import os
 import shlex
@@ -79,7 +80,7 @@ def test_a_users_neck_trains_without_touching_the_project(tmp_path: Path) -> Non
     script = block.removeprefix("bash\n").replace("python train.py", command).rstrip() + " " + shlex.join(SMALL)
     result = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
-    (path,) = tmp_path.glob("outputs/runs/*_blur_s0_*/record.json")
+    (path,) = tmp_path.glob("outputs/runs/*_blur_*/record.json")
     assert read_record(path).cost["neck"]["params"] == 16 * 25 + 16
 
 
@@ -166,14 +167,20 @@ def test_two_processes_train_one_run_and_evaluate_every_image_once(tmp_path: Pat
         "data.eval_sizes=[24]",
         "data.source.test=33",
         "data.source.train=150",
+        "data.sampler=balanced",
+        "task.class_weights=balanced",
     ]
-    small = [text for text in SMALL if "source" not in text and text != "logger=none"]
+    small = [text for text in SMALL if "source" not in text and not text.startswith(("logger=", "data.size="))]
     result = train("neck=sppf", *small, *sizes, *TWO, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (path,) = tmp_path.glob("outputs/runs/*/record.json")
     record = read_record(path)
     assert record.world_size == 2
     assert len(list(path.parent.glob("wandb/offline-run-*"))) == 1
+    rows = list(csv.DictReader((path.parent / "history.csv").read_text().splitlines()))
+    chosen_by = [(float(row["val/balanced_acc"]), -float(row["val/loss"])) for row in rows]
+    assert record.best_epoch == chosen_by.index(max(chosen_by))
+    assert "sync_dist" not in result.stderr
     right = unpack_bits(record.test_correct or "", 33)
     assert record.metrics["test/acc"] == pytest.approx(right.mean(), abs=1e-6)
 
@@ -197,6 +204,9 @@ def test_two_processes_train_one_run_and_evaluate_every_image_once(tmp_path: Pat
         assert record.metrics[name.replace("acc", "loss")] == pytest.approx(losses.mean().item(), abs=1e-5)
         if size is None:
             assert hits.tolist() == right.tolist()
+            by_class = [hits[data.splits["test"].labels == label].float().mean().item() for label in range(10)]
+            assert record.metrics["test/balanced_acc"] == pytest.approx(sum(by_class) / 10, abs=1e-6)
+            assert sum(record.data["predicted"]["test"]) == 33
 
 
 @pytest.mark.slow
@@ -216,7 +226,7 @@ def test_the_command_trains_a_group_of_processes_with_a_neck_of_the_users(tmp_pa
     settings = [*SMALL, *TWO, "epochs=1", "neck=own", "hydra.searchpath=[file://mine]"]
     result = train(*settings, cwd=tmp_path, command=COMMAND, path=str(tmp_path / "mine"))
     assert result.returncode == 0, result.stderr
-    (path,) = tmp_path.glob("outputs/runs/*_own_s0_*/record.json")
+    (path,) = tmp_path.glob("outputs/runs/*_own_*/record.json")
     assert read_record(path).world_size == 2
     found = train(*settings, cwd=tmp_path, command=COMMAND, path=str(tmp_path / "mine"))
     assert "This run exists" in found.stdout

@@ -77,6 +77,36 @@ def test_cifar100_has_the_fine_labels(tmp_path, monkeypatch):
     assert test.labels.tolist() == batches["test"]["fine_labels"]
 
 
+def test_cifar100_has_coarse_labels_too(tmp_path, monkeypatch):
+    """Files as the official ones are: both kinds of labels beside the pixels, the names of both in `meta`."""
+    groups = [0, 1, 0]  # of each fine class
+    batches = {"train": batch(0, 7, "fine_labels"), "test": batch(1, 5, "fine_labels")}
+    for content in batches.values():
+        content |= {
+            "coarse_labels": [groups[fine] for fine in content["fine_labels"]],
+            "filenames": [],
+            "batch_label": "1 of 1",
+        }
+    put(monkeypatch, tmp_path, CIFAR100, batches, {"fine_label_names": NAMES, "coarse_label_names": ["mammals", "insects"]})
+    fine, coarse = Cifar(tmp_path, "cifar100"), Cifar(tmp_path, "cifar100", labels="coarse")
+    assert fine.classes == tuple(NAMES)
+    assert coarse.classes == ("mammals", "insects")
+    for name in ("train", "test"):
+        one, other = fine.split(name), coarse.split(name)
+        assert one is not None
+        assert other is not None
+        assert other.labels.tolist() == [groups[label] for label in one.labels.tolist()] == batches[name]["coarse_labels"]
+        assert torch.equal(one.pixels, other.pixels)
+        assert one.digest() != other.digest()
+
+
+def test_unknown_labels_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.labels=rough: must be fine or coarse"):
+        Cifar(tmp_path, "cifar100", labels="rough")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"data\.labels=coarse: must be fine, as only CIFAR-100 has coarse labels"):
+        Cifar(tmp_path, "cifar10", labels="coarse")
+
+
 def test_missing_files_name_the_archive_and_where_to_put_it(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"data_batch_1 is missing.*cifar-10-python\.tar\.gz.*into .*nowhere"):
         Cifar(tmp_path / "nowhere")

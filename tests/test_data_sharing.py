@@ -22,6 +22,7 @@ import json, sys
 from necklace.data.splits import splits_of
 splits = splits_of(sys.argv[1])
 facts = {"digest": splits.digest, "classes": splits.classes, "skipped": splits.skipped, "gap": splits.min_gap}
+facts["notes"] = splits.notes
 splits.images["train"].pixels.fill_(0)  # stays in this process
 print(json.dumps(facts))
 """
@@ -36,6 +37,8 @@ def read_elsewhere(key: str) -> tuple[dict[str, Any], str]:
 def test_another_process_maps_what_this_one_has_read() -> None:
     expected = json.loads(json.dumps({"digest": splits_of(key_of()).digest, "classes": Glyphs.classes, "gap": None}))
     expected["skipped"] = [list(pair) for pair in Counted.skipped]
+    expected["notes"] = list(splits_of(key_of()).notes)
+    assert expected["notes"][0] == Counted.notes[0]
     files = set(os.listdir("/proc/self/fd"))
     with share_splits([key_of(), key_of(test_images=10)]):
         path = os.environ[SHARED_IMAGES]

@@ -51,6 +51,26 @@ def test_split_takes_one_image_of_a_small_class_and_none_of_a_single_one() -> No
     assert sorted(kept.tolist() + held_out.tolist()) == list(range(6))
 
 
+class Odd(Toy):
+    """A toy whose files come with problems, more with each split that is read."""
+
+    def __init__(self) -> None:
+        super().__init__([40, 20], test=2)
+        self.skipped = ()
+
+    def split(self, name: str) -> ImageSet | None:
+        lost = {"train": ("a/x.jpg", "b/x.jpg"), "test": ("c/x.jpg",)}.get(name, ())
+        self.skipped = (*((path, "truncated") for path in lost), *self.skipped)
+        return super().split(name)
+
+
+def test_each_skipped_file_counts_for_the_split_that_lost_it() -> None:
+    splits = read_splits(Odd())
+    assert [path for path, _ in splits.skipped] == ["c/x.jpg", "a/x.jpg", "b/x.jpg"]
+    assert splits.notes[0] == "test: 1 file skipped (1 truncated)"
+    assert not any("skipped" in note for note in splits.notes[1:])
+
+
 def test_limits_keep_the_classes_in_proportion() -> None:
     images = read_splits(Toy([400, 200]), train_images=60, test_images=4).images
     labels = torch.cat([images["train"].labels, images["val"].labels])
@@ -64,6 +84,7 @@ def test_limits_keep_the_classes_in_proportion() -> None:
         ({"val_fraction": 1.0}, "data.val_fraction=1.0"),
         ({"train_images": 61}, "data.train_images=61"),
         ({"test_images": 0}, "data.test_images=0"),
+        ({"duplicates": "skip"}, "data.duplicates=skip"),
     ],
 )
 def test_a_wrong_option_is_named(options: dict, words: str) -> None:
@@ -76,6 +97,7 @@ class Counted(Glyphs):
     """Glyphs of several shapes that say on the standard error which splits are drawn."""
 
     skipped = (("odd\udcff.png", "a file of no format"),)
+    notes = ("drawn for a test",)
 
     def split(self, name: SplitName) -> ImageSet | None:
         print(f"drawn: {name}", file=sys.stderr)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.nn import functional
 
 import necklace.diagnostics.pictures
-import necklace.diagnostics.trained_run
+import necklace.inference.trained_run
 from necklace.backbones import CifarResNet
 from necklace.cli.main import main
 from necklace.diagnostics.pictures import SHOWN, draw_run, layer_maps, open_run, spaced
@@ -113,7 +113,7 @@ def test_asking_for_pictures_makes_no_other_run(trained: Path, train_run: Train)
 def test_a_picture_that_fails_leaves_the_run_finished(
     train_run: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(folder: Path) -> list[str]:
+    def fail(folder: Path, **_: Any) -> list[str]:
         raise OSError("no space left on device")
 
     monkeypatch.setattr(necklace.diagnostics.pictures, "draw_run", fail)
@@ -171,7 +171,7 @@ def test_images_of_all_shapes_and_several_classes_are_drawn(tmp_path: Path) -> N
 
 
 def test_hostile_class_names_are_data_and_nothing_else(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = necklace.diagnostics.trained_run.datamodule_of
+    load = necklace.inference.trained_run.datamodule_of
     names = (*HOSTILE, "plain")
     assert len(names) == 10
 
@@ -180,7 +180,7 @@ def test_hostile_class_names_are_data_and_nothing_else(finished: Path, monkeypat
         data.classes = names
         return data
 
-    monkeypatch.setattr(necklace.diagnostics.trained_run, "datamodule_of", renamed)
+    monkeypatch.setattr(necklace.inference.trained_run, "datamodule_of", renamed)
     draw_run(finished)
     assert numbers(finished)["confusion"]["classes"] == list(names)
     assert (finished / "pictures" / "pictures.json").read_bytes().isascii()

@@ -24,9 +24,9 @@ from hydra.core.global_hydra import GlobalHydra
 from necklace.cli.ablate import parse
 from necklace.cli.main import USAGE
 from necklace.config import Composer
+from necklace.launcher.local import launching_overrides
 from necklace.results.analysis import analyse
 from necklace.results.results import Row
-from necklace.study.execute import launching_overrides
 from necklace.study.store import read_records
 
 ROOT = Path(__file__).parents[1]
@@ -105,7 +105,8 @@ def check_command(line: str, composer: Composer) -> None:
         composer.compose(launching_overrides([text for text in overrides if text.startswith("hydra")]))
         composer.compose([text for text in overrides if not text.startswith("hydra")])
     elif verb == "train" and "--help" not in arguments:
-        for overrides in combinations([text for text in arguments if text != "-m"]):
+        # What a search tries is no value of a run.
+        for overrides in combinations([text for text in arguments if text != "-m" and "(" not in text]):
             composer.compose(overrides)
 
 

@@ -160,13 +160,15 @@ def drawn(root: Path) -> Path:
 def test_a_run_ends_as_it_did(name: str, data: Path, tmp_path: Path) -> None:
     golden = json.loads(GOLDEN.read_text())
     found, expected = outcome(train(name, data, tmp_path)), golden["runs"][name]
+    # What runs measure besides may grow; what they measured then must all be there, and the same.
+    assert expected["metrics"].keys() <= found["metrics"].keys()
+    found["metrics"] = {metric: found["metrics"][metric] for metric in expected["metrics"]}
     if machine() == golden["machine"]:
         assert found == expected
         return
     # Another processor or torch rounds differently; what does not depend on rounding is due all the same.
     for exact in ("hash", "steps", "resumed"):
         assert found[exact] == expected[exact]
-    assert found["metrics"].keys() == expected["metrics"].keys()
     assert found["metrics"]["val/loss"] == pytest.approx(expected["metrics"]["val/loss"], rel=0.1)
 
 

@@ -3,11 +3,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import necklace.identity
-from necklace.config import resolved
-from necklace.identity import hash_identity, run_identity, run_label
-from tests.conftest import CONFIGS, SMALL, compose_train
+from necklace.config import Composer, resolved
+from necklace.identity import hash_identity, hash_of_name, run_identity, run_label
+from necklace.spec import said_of
+from tests.conftest import CONFIGS, SMALL, compose_train, initialised, spec_of
 
 OPTIONS = Path(__file__).parent / "golden" / "options.json"
 
@@ -46,18 +50,89 @@ def test_identity_is_what_changes_the_result_and_nothing_else() -> None:
         "trainer.gradient_clip_val=1",
         "+trainer.limit_train_batches=2",
         "task.label_smoothing=0.1",
+        "task.class_weights=balanced",
+        "task.monitor=val/balanced_acc",
+        "data.sampler=balanced",
     )
     assert len({identity_of(change) for change in changes} | {base}) == len(changes) + 1
+
+
+def said(*overrides: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The choices and all that differs from the defaults, of a run of these overrides."""
+    spec = spec_of([*SMALL, *overrides])
+    return spec.choices, tuple(text for text in spec.said if text not in SAME)
+
+
+# Of SMALL, in all of these runs.
+SAME = ("data.source.train=120", "data.source.test=30", "data.size=24", "backbone.width=4", "epochs=2", "batch_size=16")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], []),
+        (["neck=focal", "neck.focal_level=3", "optimizer.lr=0.01"], ["neck=focal", "neck.focal_level=3", "optimizer.lr=0.01"]),
+        (["optimizer={lr: 1e-2}", "backbone.depth=14"], ["backbone.depth=14", "optimizer.lr=0.01"]),
+        (["optimizer.lr=3e-3", "neck=none"], []),  # as it is anyway
+        (["seed=3", "study=x", "logger=csv", "callbacks.gates=0", "trainer.devices=2", "rerun=true"], []),
+        (["head=pyramid", "data/sizes=native"], ["data/sizes=native", "head=pyramid"]),
+        (["neck=focal", "~neck.bias"], ["neck=focal", "~neck.bias"]),
+        (["data.augment={flip: true}", "+optimizer.amsgrad=true"], ["data.augment.flip=true", "optimizer.amsgrad=true"]),
+    ],
+)
+def test_all_that_differs_from_the_defaults_is_said_once(overrides: list[str], expected: list[str]) -> None:
+    assert list(said(*overrides)[1]) == expected
+
+
+def test_a_network_goes_by_its_own_name() -> None:
+    for overrides, name in (
+        (["backbone=resnet18", "backbone.name=resnet50"], "resnet50"),
+        (["backbone=timm", "backbone.name=convnext_atto"], "timm-convnext_atto"),
+    ):
+        config, choices = compose_train(overrides)
+        with initialised():
+            composer = Composer(GlobalHydra.instance().config_loader(), "train")
+            label = run_label(choices, said_of(config, resolved(config), choices, composer, overrides), 0)
+        assert label == f"glyphs_{name}_none_s0"
+
+
+def test_a_recipe_and_the_folder_of_the_images_are_in_the_name() -> None:
+    overrides = ["+recipe=cifar_cpu", "data.root=/tmp/some/flowers", "optimizer.lr=0.1"]
+    config, choices = compose_train(overrides)
+    with initialised():
+        composer = Composer(GlobalHydra.instance().config_loader(), "train")
+        found = said_of(config, resolved(config), choices, composer, overrides)
+    assert run_label(choices, found, 0) == "folder-flowers_cifar_cpu_cifar_resnet_none_lr-0.1_s0"
+    # CIFAR-10 is the same wherever it lies.
+    overrides = ["data=cifar10", "data.root=/tmp"]
+    config, choices = compose_train(overrides)
+    with initialised():
+        composer = Composer(GlobalHydra.instance().config_loader(), "train")
+        assert said_of(config, resolved(config), choices, composer, overrides) == ("data=cifar10",)
 
 
 def test_label_is_readable_and_safe_in_paths() -> None:
     choices = {"data": "context", "backbone": "cifar_resnet", "neck": "focal"}
     label = run_label(choices, ["neck=focal", "neck.focal_level=3", "neck.kernels=[3,../5]", "seed=2"], 2)
-    assert label == "context_cifar_resnet_focal_focal_level-3_kernels-3,..-5-_s2"
-    hostile = run_label({**choices, "neck": "../<b>\U0001f600" * 90}, [], 0)
-    assert "/" not in hostile
-    assert len(hostile) < 110
-    assert hostile.isascii()
+    assert label == "context_cifar_resnet_focal_focal_level-3_kernels-3,..-5_s2"
+    label = run_label(choices, [f"task.option_{number}={'x' * 20}" for number in range(9)], 2)
+    assert label.startswith("context_cifar_resnet_focal_option_0-x")
+    assert label.endswith("_and-8-more_s2")
+
+
+HOSTILE = st.text(min_size=1, max_size=40) | st.sampled_from(["../<b>\U0001f600" * 90, "..", ".", "-", "猫", "\udcff"])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(HOSTILE, min_size=3, max_size=3), st.lists(HOSTILE, max_size=12), st.integers(0, 10**6))
+def test_any_name_is_a_folders_name_of_at_most_a_hundred_characters(names: list[str], values: list[str], seed: int) -> None:
+    choices: dict[str, str] = dict(zip(("data", "backbone", "neck"), names, strict=True))
+    name = run_label(choices, [f"neck.{number}={value}" for number, value in enumerate(values)], seed) + "_0123456789"
+    assert len(name) <= 100
+    assert name.isascii()
+    assert not set(name) & set("/\\\0\n ")
+    assert not name.startswith((".", "-"))
+    assert hash_of_name(name) == "0123456789"
 
 
 def options_of(choice: str) -> list[str]:
@@ -111,7 +186,8 @@ def test_top_level_options_are_known_as_well() -> None:
 def test_an_added_option_counts_only_where_it_differs_from_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     base = identity_of()
     assert identity_of("+backbone.stages=[-1]") != base
-    monkeypatch.setattr(necklace.identity, "ADDED", {"backbone.stages": [-1], "head.levels": 1, "warm": False})
+    added = {"backbone.stages": [-1], "head.levels": 1, "warm": False}
+    monkeypatch.setattr(necklace.identity, "ADDED", necklace.identity.ADDED | added)
     assert identity_of("+backbone.stages=[-1]") == base
     assert identity_of("+backbone.stages=[8]") != base
     assert identity_of("+head.levels=1", "+warm=false") == base

@@ -10,8 +10,8 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from necklace.config import error_of
 from necklace.launcher import local
+from necklace.launcher.hydra_jobs import error_of
 from necklace.launcher.job import Job, pack_call
 from necklace.launcher.local import LocalOptions, is_local, job_processes, run_jobs
 from tests import launcher_calls

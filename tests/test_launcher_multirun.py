@@ -18,8 +18,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 
-from necklace.config import error_of, hydra_launcher
 from necklace.launcher import local, slots
+from necklace.launcher.hydra_jobs import error_of, hydra_launcher
 from necklace.record import Record, read_record
 from tests.conftest import SMALL
 

@@ -151,7 +151,7 @@ print(sorted(name for name in set(sys.modules) - before if name.startswith("neck
     lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines[0] == "[]"
     files = ["blocks", "control", "focal", "focal_block", "focal_parts", "options", "spp"]
-    assert lines[1] == str(["necklace", "necklace.necks", *(f"necklace.necks.{name}" for name in files)])
+    assert lines[1] == str(["necklace", "necklace.inference", "necklace.necks", *(f"necklace.necks.{name}" for name in files)])
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,43 @@ def test_seeds_without_effect_are_an_error() -> None:
         analyse(synthetic_study(runs))
 
 
+def with_weights_of(runs: list[StudyRun], row: str, other: str, seeds: tuple[int, ...] = SEEDS) -> list[StudyRun]:
+    """The runs, those of a row with the weights of another's on these seeds."""
+    weights = {run.seed: run.record.weights_hash for run in runs if run.row == other}
+    return [
+        replace(run, record=replace(run.record, weights_hash=weights[run.seed]))
+        if run.row == row and run.seed in seeds
+        else run
+        for run in runs
+    ]
+
+
+def test_two_rows_of_equal_weights_are_refused_unless_declared() -> None:
+    rows = "focal, focal_level=1", "focal, focal_level=2"
+    runs = with_weights_of(synthetic_runs(), *rows)
+    with pytest.raises(NotComparable, match=f"row '{rows[0]}' and row '{rows[1]}' ended with the same weights on all 3 seeds"):
+        analyse(synthetic_study(runs))
+    assert analyse(synthetic_study(runs, same=rows)).rows
+    assert analyse(synthetic_study(with_weights_of(synthetic_runs(), "sppf", "spp"))).rows  # declared
+    assert analyse(synthetic_study(with_weights_of(synthetic_runs(), *rows, seeds=(0, 1)))).rows  # not on every seed
+    (note,) = [
+        text for text in check_comparable(synthetic_study(runs, axes=None, baseline=None, same=None)) if "weights" in text
+    ]
+    assert rows[0] in note
+
+
+def test_rows_that_are_only_tested_differently_may_share_their_weights() -> None:
+    runs = [run for run in synthetic_runs() if run.row in ("none", "spp")]
+    at_64 = ["neck=spp", "data.eval_sizes=[64]"]
+    more = [
+        StudyRun("spp at 64", seed, {}, f"64_s{seed}", "done", None, synthetic_record(at_64, seed, np.arange(200) < 100))
+        for seed in SEEDS
+    ]
+    axes = ("neck", "data.eval_sizes")
+    study = synthetic_study([*runs, *with_weights_of([*runs, *more], "spp at 64", "spp")[-3:]], axes=axes, same=None)
+    assert check_comparable(study) == []
+
+
 def test_equal_accuracies_of_different_seeds_are_no_error() -> None:
     runs = [
         replace(synthetic_run(row, seed), record=synthetic_record(ROWS[row][0], seed, np.ones(200, bool)))

@@ -10,7 +10,7 @@ from scipy import stats
 from necklace.results.analysis import analyse
 from necklace.study.store import StudyRun
 from tests.conftest import synthetic_record
-from tests.synthetic import ROWS, SEEDS, by_name, synthetic_run, synthetic_runs, synthetic_study
+from tests.synthetic import ROWS, SEEDS, by_name, synthetic_run, synthetic_runs, synthetic_study, with_classes
 
 
 def test_the_same_function_twice_is_numerical_noise() -> None:
@@ -94,3 +94,53 @@ def test_gates_that_were_not_finite_are_named_below_the_table() -> None:
     runs[-1] = synthetic_run("focal, focal_level=2", 2, gates=gates)
     (note,) = [note for note in analyse(synthetic_study(runs)).notes if "NaN" in note]
     assert note == "focal, focal_level=2, seed 2: the gates of neck, level2 k5 were NaN or infinite at step 85."
+
+
+def test_the_majority_class_and_models_that_predict_one_class_are_said() -> None:
+    assert not [note for note in analyse(synthetic_study()).notes if "class" in note]  # of records that do not know
+    runs = [with_classes(run, [190, 10, 0], [180, 5, 0], [185, 10, 5]) for run in synthetic_runs()]
+    for number in (3, 5):  # spp, seeds 0 and 2
+        runs[number] = with_classes(runs[number], [190, 10, 0], [190, 0, 0], [200, 0, 0])
+    runs[6] = with_classes(runs[6], [190, 10, 0], [0, 0, 0], [0, 0, 200])  # takes all for a class that test does not show
+    runs[7] = synthetic_run("sppf", 1)  # of an earlier version
+    said = [note for note in analyse(synthetic_study(runs)).notes if "class" in note]
+    assert said == [
+        "Majority class: 95.0 % of the test images are of class a. "
+        "A model that takes all images for it has this accuracy, and a balanced accuracy of 50.0 %.",
+        "Balanced accuracy is over the 2 of 3 classes that test shows; it shows none of c.",
+        "spp, seeds 0, 2: the model predicts one class: a.",
+        "sppf, seed 0: the model predicts one class: c.",
+    ]
+
+
+def test_a_mean_over_some_classes_says_over_which() -> None:
+    runs = synthetic_runs()
+    for run in runs:
+        run.record.metrics.update({"test/map": 0.5, "test/ap/cat": 0.4, "test/ap/cow": 0.6})
+        run.record.data["classes"] = ["cat", "cow", "yak"]
+    sentence = "test/map is the mean over 2 of 3 classes: no test image shows yak."
+    notes = analyse(synthetic_study(runs, metric="test/map")).notes
+    assert notes.count(sentence) == 1
+    assert not any("mean over" in note for note in analyse(synthetic_study(runs)).notes)
+    for run in runs:
+        run.record.metrics["test/ap/yak"] = 0.5
+    assert not any("mean over" in note for note in analyse(synthetic_study(runs, metric="test/map")).notes)
+
+
+def test_what_the_data_lacks_is_said_once_and_where_it_holds() -> None:
+    runs = synthetic_runs()
+    skipped = [
+        ["test/a/x.jpg", "image file is truncated (3 bytes not processed)"],
+        ["train/a/y.txt", "not an image by its extension"],
+    ]
+    for number, run in enumerate(runs):
+        notes = ["test: 1 file skipped (1 truncated)"] + (["val: no image of class cat"] if number in (0, 1, 2, 4) else [])
+        runs[number] = replace(run, record=replace(run.record, data=run.record.data | {"skipped": skipped, "notes": notes}))
+    results = analyse(synthetic_study(runs))
+    assert [note for note in results.notes if "skipped" in note or "no image" in note] == [
+        "Data: 2 files skipped (1 not an image by its extension, 1 truncated).",
+        "Test: 1 file skipped (1 truncated).",
+        "Val: no image of class cat (none; spp, seed 1).",
+    ]
+    before = analyse(synthetic_study())  # records without notes, as earlier versions wrote them
+    assert not any("skipped" in note for note in before.notes)

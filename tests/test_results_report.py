@@ -6,6 +6,7 @@ import re
 import select
 import shutil
 import signal
+import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -14,10 +15,20 @@ from typing import Any
 
 import pytest
 
+from necklace.results.analysis import analyse
 from necklace.results.report import report_html
 from necklace.results.results import Results
 from necklace.results.table import TableText
-from tests.synthetic import example, example_results, example_row, illustrated
+from tests.synthetic import (
+    example,
+    example_results,
+    example_row,
+    illustrated,
+    synthetic_run,
+    synthetic_runs,
+    synthetic_study,
+    with_classes,
+)
 
 # Names that a study's author may well choose, and some that a page must survive.
 ODD = (
@@ -116,6 +127,24 @@ def test_a_study_of_which_nothing_has_finished_has_a_report(tmp_path: Path) -> N
     done = page_of(example_results(example_row("none", [0.5, 0.6])), tmp_path / "report.html")
     assert "None: every run finished." in done
     assert done.count("<svg") == 2
+
+
+def test_accuracy_by_class_stands_in_the_page_where_records_have_it(tmp_path: Path) -> None:
+    assert "By class" not in page_of(analyse(synthetic_study()), tmp_path / "report.html")
+    runs = [with_classes(run, [190, 10, 0], [180 + run.seed, 5, 0], [185, 15, 0]) for run in synthetic_runs()]
+    runs[0] = replace(runs[0], record=synthetic_run("none", 0).record)  # of an earlier version
+    page = page_of(analyse(synthetic_study(runs)), tmp_path / "report.html")
+    part = page[page.index("By class") : page.index("Figures")]
+    lines = [re.sub(r"</?(?:td|th|div|tr)[^>]*>", "|", line) for line in part.splitlines() if line.startswith("<tr>")]
+    texts = [[text for text in line.split("|") if text] for line in lines]
+    sd = f"{100 * statistics.stdev([180 / 190, 181 / 190, 182 / 190]):.2f}"
+    two = f"{100 * statistics.stdev([181 / 190, 182 / 190]):.2f}"
+    assert texts == [
+        # Test images of a class have no number where the records do not agree on it.
+        ["a", f"95.53 ± {two}", *[f"95.26 ± {sd}"] * 4],
+        ["b", *["50.00 ± 0.00"] * 5],
+        ["balanced accuracy", "72.76 ± 0.19", *["72.63 ± 0.26"] * 4],
+    ]
 
 
 def test_pictures_stand_in_the_page(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from necklace.results.analysis import analyse
 from necklace.results.verify import check_record, verify
 from necklace.results.write import write_study
 from necklace.study.store import RETIRED, read_records
-from tests.synthetic import SEEDS, lossy_study, synthetic_run, synthetic_runs, synthetic_study
+from tests.synthetic import SEEDS, lossy_study, synthetic_run, synthetic_runs, synthetic_study, with_classes
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +111,19 @@ def test_a_synthetic_record_has_no_problem_either() -> None:
     assert record
     assert check_record(record) == []
     assert check_record(replace(record, hash="0" * 10)) != []
+
+
+def test_accuracies_by_class_that_contradict_fail() -> None:
+    record = with_classes(synthetic_run("sppf", 0), [190, 10, 0], [180, 5, 0], [185, 15, 0]).record
+    assert record
+    assert check_record(record) == []
+    assert check_record(replace(record, metrics=record.metrics | {"test/balanced_acc": 0.8})) == [
+        "test/balanced_acc is 0.8, but its classes give 0.7236842"
+    ]
+    (problem, _) = check_record(replace(record, metrics=record.metrics | {"test/class_acc/b": 0.6}))
+    assert "test/balanced_acc is 0.7236842, but its classes give 0.7736842" in problem
+    lost = {name: value for name, value in record.metrics.items() if name != "test/class_acc/b"}
+    assert len(check_record(replace(record, metrics=lost))) == 2
 
 
 def test_labels_that_were_swapped_and_runs_that_were_dropped_fail(folder: Path) -> None:

@@ -1,4 +1,5 @@
 import csv
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -6,13 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from PIL import Image
 
 from necklace.data.datamodule import DataModule
-from necklace.record import Record
+from necklace.options.errors import OptionError
+from necklace.record import Record, read_record
 from necklace.run.history import History
-from necklace.run.runner import RunFailed, run
+from necklace.run.runner import RunFailed, RunRefused, run, words_of
 from tests.conftest import CONFIGS, SMALL, compose_train, spec_of
 
 Train = Callable[..., tuple[Record, Path]]
@@ -105,7 +108,7 @@ def test_an_interrupted_run_continues_and_ends_the_same(
 
 
 def test_a_loss_that_is_no_number_stops_the_run(train_run: Train, tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match=r"training loss is (nan|inf) at step \d+ \(epoch 0\)"):
+    with pytest.raises(RunFailed, match=r"training loss is (nan|inf) at step \d+ \(epoch 1\)"):
         train_run("optimizer.lr=1e30", "schedule=constant")
     (folder,) = (tmp_path / "runs").glob("[!.]*")
     assert "FloatingPointError" in (folder / "FAILED").read_text()
@@ -113,9 +116,11 @@ def test_a_loss_that_is_no_number_stops_the_run(train_run: Train, tmp_path: Path
 
 def test_figures_come_from_the_best_epochs_weights(train_run: Train) -> None:
     record, folder = train_run("epochs=3", "optimizer.lr=0.03")
-    accuracies = [float(row["val/acc"]) for row in history_of(folder)]
-    assert record.best_epoch == accuracies.index(max(accuracies))
-    assert record.metrics["val/acc"] == pytest.approx(max(accuracies), abs=1e-6)
+    rows = history_of(folder)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    chosen = [(float(row["val/acc"]), -float(row["val/loss"])) for row in rows]
+    assert record.best_epoch == chosen.index(max(chosen))
+    assert record.metrics["val/acc"] == pytest.approx(max(chosen)[0], abs=1e-6)
     checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     assert checkpoint["epoch"] == record.best_epoch
     count = record.data["images"]["train"]
@@ -126,7 +131,7 @@ def test_figures_come_from_the_best_epochs_weights(train_run: Train) -> None:
 
 @pytest.mark.parametrize("gap", [24, 25])
 def test_context_refuses_a_backbone_that_sees_across_the_gap(train_run: Train, gap: int) -> None:
-    with pytest.raises(RunFailed, match=rf"min_gap={gap}: must be larger than .*receptive field \(25 pixels\)"):
+    with pytest.raises(RunRefused, match=rf"min_gap={gap}: must be larger than .*receptive field \(25 pixels\)"):
         train_run("data=context", f"data.source.min_gap={gap}", "data.size=48")
 
 
@@ -139,7 +144,7 @@ def test_pretrained_coverage_is_in_the_record(train_run: Train, tmp_path: Path) 
     record = run(spec_of(chosen))
     assert record.pretrained == [25, 25]
     chosen[-2] = "backbone.stem=cifar"
-    with pytest.raises(RunFailed, match=r"covers 24 of 25 tensors.*conv1\.weight"):
+    with pytest.raises(RunRefused, match=r"covers 24 of 25 tensors.*conv1\.weight"):
         run(spec_of(chosen))
 
 
@@ -185,6 +190,12 @@ def test_voc_images_train_at_native_size_with_precision_by_class(tmp_path: Path)
     precisions = [record.metrics[f"test/ap/{name}"] for name in ("round", "square")]
     assert record.metrics["test/map"] == pytest.approx(sum(precisions) / 2, abs=1e-6)
     assert {"test/map07", "test/map@32", "val/map"} <= record.metrics.keys()
+    assert record.metrics["test/map_classes"] == 2
+    root = voc_folder(tmp_path / "negative")
+    for index in range(20, 24):  # test
+        (root / f"Annotations/{index:06}.xml").write_text("<annotation/>")
+    with pytest.raises((ValueError, RunFailed), match="none of the 4 test images shows one of the 2 classes"):
+        run(spec_of([*chosen, f"data.root={root}"]))
 
 
 def test_every_config_is_tried_below() -> None:
@@ -209,7 +220,10 @@ def test_every_backbone_config_instantiates(name: str) -> None:
 NATIVE = ["data/sizes=native", "data.sizes.max_side=48"]
 
 
-@pytest.mark.parametrize("sizes", [NATIVE, ["data/sizes=multiscale", "data.sizes.sizes=[16,24]"]])
+MANY = [NATIVE, ["data/sizes=multiscale", "data.sizes.sizes=[16,24]"], [*NATIVE, "data.sampler=balanced"]]
+
+
+@pytest.mark.parametrize("sizes", MANY)
 def test_many_sizes_train_resume_and_are_evaluated_by_size(
     train_run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[str]
 ) -> None:
@@ -239,9 +253,9 @@ def test_many_sizes_train_resume_and_are_evaluated_by_size(
 def test_a_run_continues_after_its_last_epoch_and_not_after_its_best(
     train_run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ["epochs=6", "optimizer.lr=1e-9"]  # val stays as it is, so the first epoch is the best
+    options = ["epochs=6", "optimizer.lr=0.5", "schedule=constant"]  # far too high, so that an early epoch is the best
     undisturbed, folder = train_run(*options, outputs=tmp_path / "undisturbed")
-    assert undisturbed.best_epoch == 0
+    assert undisturbed.best_epoch < 4
     started: list[int] = []
 
     def stumble(self: History, trainer, pl_module, batch, batch_idx) -> None:
@@ -258,10 +272,58 @@ def test_a_run_continues_after_its_last_epoch_and_not_after_its_best(
     assert history_of(other) == history_of(folder)
 
 
+@pytest.mark.parametrize("stop_at", [1, 4])
+def test_a_tie_on_val_goes_to_the_lower_loss_also_after_a_resume(
+    train_run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    options = ["epochs=6", "optimizer.lr=1e-9"]  # no prediction changes, but the statistics of the norms and so the loss do
+    undisturbed, folder = train_run(*options, outputs=tmp_path / "undisturbed")
+    rows = history_of(folder)
+    losses = [float(row["val/loss"]) for row in rows]
+    assert len({row["val/acc"] for row in rows}) == 1
+    assert undisturbed.best_epoch == losses.index(min(losses)) > 0
+    assert undisturbed.metrics["val/loss"] == pytest.approx(min(losses), abs=1e-6)
+
+    def stumble(self: History, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.current_epoch == stop_at:
+            raise OSError("unplugged")
+
+    monkeypatch.setattr(History, "on_train_batch_start", stumble)
+    with pytest.raises(RunFailed, match="unplugged"):
+        train_run(*options)
+    monkeypatch.undo()
+    resumed, _ = train_run(*options)
+    assert (resumed.best_epoch, resumed.weights_hash) == (undisturbed.best_epoch, undisturbed.weights_hash)
+
+
+def test_the_learning_rate_of_an_epoch_is_that_of_its_last_step(train_run: Train) -> None:
+    record, folder = train_run("epochs=2", "schedule=cosine", "schedule.warmup_epochs=0", "optimizer.lr=0.01")
+    steps = record.steps // 2
+    expected = [0.005 * (1 + math.cos(math.pi * step / record.steps)) for step in (steps - 1, record.steps - 1)]
+    assert [float(row["lr"]) for row in history_of(folder)] == pytest.approx(expected)
+    assert expected[-1] > 0
+
+
+def test_a_run_under_a_name_of_earlier_code_is_found(train_run: Train, tmp_path: Path) -> None:
+    record, folder = train_run("epochs=1", "optimizer.lr=0.01")
+    assert "lr-0.01" in record.name
+    old = folder.rename(folder.with_name(f"glyphs_cifar_resnet_none_s0_{record.hash}"))
+    stamp = (old / "record.json").stat().st_mtime_ns
+    assert train_run("epochs=1", "optimizer.lr=0.01")[0] == record
+    assert (old / "record.json").stat().st_mtime_ns == stamp
+    assert [path.name for path in folder.parent.glob("[!.]*")] == [old.name]
+
+
+@pytest.mark.parametrize("study", ["../x", "''", "/tmp/x", ".", "..", "a/../../b", "a/", ".hidden", "' '", "null", "'~'"])
+def test_a_study_that_leads_out_of_outputs_is_refused(study: str) -> None:
+    with pytest.raises(ValueError, match=r"study='.*': must name a folder below outputs, such as runs"):
+        spec_of([*SMALL, f"study={study}"])
+
+
 def test_a_run_whose_folder_was_moved_knows_its_best_epoch(
     train_run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ["epochs=6", "optimizer.lr=1e-9"]
+    options = ["epochs=6", "optimizer.lr=0.5", "schedule=constant"]
     undisturbed, _ = train_run(*options, outputs=tmp_path / "undisturbed")
 
     def stumble(self: History, trainer, pl_module, batch, batch_idx) -> None:
@@ -275,7 +337,7 @@ def test_a_run_whose_folder_was_moved_knows_its_best_epoch(
     (tmp_path / "here").rename(tmp_path / "there")
     resumed, _ = train_run(*options, outputs=tmp_path / "there")
     assert resumed.resumed == 1
-    assert resumed.best_epoch == undisturbed.best_epoch == 0
+    assert resumed.best_epoch == undisturbed.best_epoch < 4
     assert (resumed.weights_hash, resumed.metrics) == (undisturbed.weights_hash, undisturbed.metrics)
     assert not (tmp_path / "here").exists()
 
@@ -299,15 +361,47 @@ def test_images_that_a_limit_leaves_out_are_counted(train_run: Train) -> None:
 def test_the_gap_counts_at_the_smallest_size(train_run: Train, sizes: list[str], refused: bool) -> None:
     options = ["data=context", "data.size=48", "epochs=1", "head=pyramid", *sizes]
     if refused:
-        with pytest.raises(RunFailed, match=r"min_gap=26 \(\d+ after resizing\): must be larger"):
+        with pytest.raises(RunRefused, match=r"min_gap=26 \(\d+ after resizing\): must be larger"):
             train_run(*options)
     else:
         assert train_run(*options)[0].epochs == 1
 
 
-def test_without_a_validation_nothing_can_be_chosen(train_run: Train) -> None:
-    with pytest.raises(RunFailed, match="in 2 epochs val was never evaluated"):
-        train_run("epochs=2", "+trainer.check_val_every_n_epoch=3")
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("+trainer.check_val_every_n_epoch=3", "must be at most epochs=2, or val is never evaluated"),
+        ("+trainer.limit_test_batches=1", "the record holds every test image"),
+        ("+trainer.limit_val_batches=0", "val chooses the weights"),
+        ("trainer.strategy=ddp_fork", "use ddp"),
+    ],
+)
+def test_what_could_leave_no_record_is_refused_at_the_start(train_run: Train, tmp_path: Path, option: str, words: str) -> None:
+    with pytest.raises(OptionError, match=words) as error:
+        train_run("epochs=2", option)
+    assert str(error.value).startswith(option.lstrip("+").partition("=")[0])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_fails_before_the_first_step_leaves_nothing_behind(train_run: Train, tmp_path: Path) -> None:
+    with pytest.raises(RunRefused, match="shorter than the training") as error:  # known when the trainer has begun
+        train_run("schedule=cosine", "schedule.warmup_epochs=2", "logger=csv")
+    assert "FAILED" not in str(error.value)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [".locks"]
+    record, folder = train_run("epochs=1")
+    with pytest.raises(RunRefused, match="invalid accelerator name"):
+        train_run("epochs=1", "rerun=true", "trainer.accelerator=hpu")
+    assert read_record(folder / "record.json") == record  # what it was to replace stands again
+    assert not (folder / "FAILED").exists()
+
+
+def test_an_error_has_words() -> None:
+    assert words_of(InstantiationException("wrapped")) == "wrapped"
+    wrapped = InstantiationException("Error in call to target")
+    wrapped.__cause__ = ValueError("neck.width=0: must be 1")
+    assert words_of(wrapped) == "neck.width=0: must be 1"
+    assert words_of(ValueError("")).startswith("ValueError: no message")
+    assert words_of(KeyError("gates")).startswith("KeyError: 'gates' (HYDRA_FULL_ERROR=1")
 
 
 def test_a_number_may_name_a_study(train_run: Train, tmp_path: Path) -> None:
@@ -324,27 +418,22 @@ def test_one_class_is_refused(train_run: Train, tmp_path: Path) -> None:
             Image.new("RGB", (24, 24), (number, 0, 0)).save(path)
     small = [text for text in SMALL if "data." not in text]
     chosen = [*small, f"outputs={tmp_path}", "data=folder", f"data.root={tmp_path / 'data'}"]
-    with pytest.raises(RunFailed, match="the only class is 'only': classification needs at least 2"):
+    with pytest.raises(RunRefused, match="the only class is 'only': classification needs at least 2"):
         run(spec_of(chosen))
 
 
 def test_flatten_refuses_sizes_that_vary_and_points_to_pyramid(train_run: Train) -> None:
-    with pytest.raises(RunFailed, match="head=pyramid"):
+    with pytest.raises(RunRefused, match="head=pyramid"):
         train_run(*NATIVE, "head=flatten")
 
 
 def test_native_sizes_have_to_suit_the_backbones_stride(train_run: Train) -> None:
-    with pytest.raises(RunFailed, match=r"data\.sizes\.stride=2: must be a multiple of the backbone's 4"):
+    with pytest.raises(RunRefused, match=r"data\.sizes\.stride=2: must be a multiple of the backbone's 4"):
         train_run(*NATIVE, "data.sizes.stride=2")
 
 
-def test_strategies_that_lose_the_record_are_refused(train_run: Train) -> None:
-    with pytest.raises(ValueError, match=r"trainer\.strategy=ddp_fork.*use ddp"):
-        train_run("trainer.strategy=ddp_fork")
-
-
 def test_a_task_that_does_not_fit_the_labels_is_named(train_run: Train) -> None:
-    with pytest.raises(RunFailed, match="data=glyphs does not go with this task: take task=classification"):
+    with pytest.raises(RunRefused, match="data=glyphs does not go with this task: take task=classification"):
         train_run("task=multilabel")
 
 
@@ -353,7 +442,7 @@ def test_a_disk_without_room_is_named_before_training(
 ) -> None:
     usage = type(shutil.disk_usage(tmp_path))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**30, 2**30 - 2**20, 2**20))
-    with pytest.raises(RunFailed, match=r"1\.0 MiB are free, the checkpoints of this run need 1\.\d MiB"):
+    with pytest.raises(RunRefused, match=r"1\.0 MiB are free, the checkpoints of this run need 1\.\d MiB"):
         train_run("epochs=1")
     assert not list(tmp_path.rglob("history.csv"))
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def test_any_set_of_runs_is_a_table(tmp_path: Path) -> None:
     (begun / "wandb" / "tmp" / "code").mkdir(parents=True)
     (begun / "wandb" / "files" / "config.yaml").write_text("wandb_version: 1\n")
     made = study_of_runs(tmp_path / "outputs", "test/acc")
-    assert made.info.rows == ("none", "spp", "sppf", "focal_focal_level-1", "focal_focal_level-2", "conv", "dw")
+    assert made.info.rows == ("none", "spp", "sppf", "focal, focal_level=1", "focal, focal_level=2", "conv", "dw")
     assert made.info.baseline is None
     assert [run.state for run in made.runs] == ["done"] * 15 + ["failed", "missing"]
     assert made.runs[15].failure == "ValueError: no"
@@ -33,10 +34,60 @@ def test_any_set_of_runs_is_a_table(tmp_path: Path) -> None:
     assert made.info.seeds == SEEDS
 
 
-def test_rows_of_one_name_that_are_not_the_same_are_told_apart(tmp_path: Path) -> None:
-    for override in ("batch_size=16", "batch_size=32"):
-        write_synthetic(synthetic_record(["neck=none", override], 0, np.ones(8, bool)), tmp_path)
-    assert len(study_of_runs(tmp_path, "test/acc").info.rows) == 2
+@pytest.mark.parametrize(
+    ("runs", "rows"),
+    [
+        ([["batch_size=16"], ["batch_size=32"]], {"none, batch_size=16", "none, batch_size=32"}),
+        (
+            [["optimizer.lr=0.1"], ["backbone.depth=14"]],
+            {"none, backbone.depth=8, lr=0.1", "none, backbone.depth=14, lr=0.003"},
+        ),
+        (
+            [["backbone=resnet18"], ["backbone=resnet18", "backbone.name=resnet50"]],
+            {"none, backbone=resnet18", "none, backbone=resnet50"},
+        ),
+        ([["neck=focal", "neck.focal_level=1"], ["neck=focal"], []], {"focal, focal_level=1", "focal, focal_level=2", "none"}),
+        (
+            [["data/sizes=native"], ["head=pyramid"]],
+            {"none, data/sizes=native, head=gap", "none, data/sizes=fixed, head=pyramid"},
+        ),
+        ([["data.size=24"], ["data.size=32"]], {"none, data.size=24", "none, data.size=32"}),
+        ([["epochs=3", "seed=1"], ["epochs=3", "seed=2"]], {"none"}),
+    ],
+)
+def test_runs_that_differ_have_rows_that_say_in_what(tmp_path: Path, runs: list[list[str]], rows: set[str]) -> None:
+    for number, overrides in enumerate(runs):
+        seed = number if "seed" in str(overrides) else 0
+        write_synthetic(synthetic_record(overrides, seed, np.ones(8, bool)), tmp_path)
+    assert set(study_of_runs(tmp_path, "test/acc").info.rows) == rows
+
+
+def test_runs_on_other_images_are_other_rows_also_where_the_config_is_the_same(tmp_path: Path) -> None:
+    for letter in "ab":
+        digest = {"train": letter * 64, "val": "c" * 64, "test": "d" * 64}
+        write_synthetic(synthetic_record([], 0, np.ones(8, bool), digest=digest), tmp_path)
+    assert set(study_of_runs(tmp_path, "test/acc").info.rows) == {"none, data 1", "none, data 2"}
+
+
+def test_runs_under_the_names_of_earlier_code_are_told_apart_all_the_same(tmp_path: Path) -> None:
+    for rate in (0.1, 0.2):
+        record = synthetic_record([f"optimizer.lr={rate}"], 0, np.ones(8, bool))
+        write_synthetic(replace(record, name=f"glyphs_cifar_resnet_none_s0_{record.hash}"), tmp_path)
+    assert set(study_of_runs(tmp_path, "test/acc").info.rows) == {"none, lr=0.1", "none, lr=0.2"}
+
+
+def test_a_run_without_a_record_is_in_the_row_of_its_finished_seeds(tmp_path: Path) -> None:
+    for rate in (0.1, 0.2):
+        write_synthetic(synthetic_record([f"optimizer.lr={rate}"], 0, np.ones(8, bool)), tmp_path)
+    failed = tmp_path / synthetic_record(["optimizer.lr=0.2"], 1, np.ones(8, bool)).name
+    failed.mkdir()
+    (failed / "FAILED").write_text("ValueError: no\n")
+    made = study_of_runs(tmp_path, "test/acc")
+    assert [(run.row, run.seed, run.state) for run in made.runs] == [
+        ("none, lr=0.1", 0, "done"),
+        ("none, lr=0.2", 0, "done"),
+        ("none, lr=0.2", 1, "failed"),
+    ]
 
 
 def test_a_folder_without_runs_or_without_the_metric_is_an_error(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from necklace.study.study_file import expand, override, read_study
+from necklace.study.study_file import expand, override, read_study, study_name
 from tests.test_study_plan import plan_of, study_file
 
 pytestmark = pytest.mark.usefixtures("hydra_ready")
@@ -23,6 +23,8 @@ pytestmark = pytest.mark.usefixtures("hydra_ready")
         ({"question": None}, "missing \\['question'\\]"),
         ({"basline": "none"}, "unknown \\['basline'\\]"),
         ({"metric": "val/acc"}, "test/acc"),
+        ({"metric": "test/class_acc/"}, "test/balanced_acc"),
+        ({"metric": 5}, "test/balanced_acc"),
         ({"tolerance": 2}, "between 0 and 1"),
         ({"choose": {"optimizer.lr": 1}}, "lists of values"),
         ({"overrides": ["data=context"]}, "mapping"),
@@ -92,3 +94,37 @@ def test_wrong_types_and_typos_name_file_key_and_value(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message) as error:
             read_study(study_file(tmp_path, **changes))
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["demo", "demo/", "./demo", "experiments/demo", "experiments/demo/", "experiments/demo/study.yaml", "demo/study.yaml"],
+)
+def test_a_study_goes_by_its_name_or_by_what_a_shell_completes_it_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert study_name(given) == "demo"
+    assert study_name(str(tmp_path / "experiments" / "demo")) == "demo"
+
+
+@pytest.mark.parametrize(
+    "given", ["../x", "", ".", "..", "/", "/tmp/x", "experiments/../x", ".hidden", "experiments/../../x", " "]
+)
+def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"must be the name of a folder in {tmp_path}/experiments"):
+        study_name(given)
+
+
+def test_a_missing_study_names_where_it_was_looked_for_and_the_nearest(tmp_path: Path) -> None:
+    for name in ("necks_cifar10", "necks_context", "demo"):
+        path = tmp_path / name / "study.yaml"
+        path.parent.mkdir()
+        path.touch()
+    with pytest.raises(FileNotFoundError) as error:
+        read_study(tmp_path / "necks_cifar" / "study.yaml")
+    assert str(error.value) == (
+        f"necks_cifar: there is no such study in {tmp_path}; did you mean necks_cifar10 or necks_context? "
+        "there are: demo, necks_cifar10, necks_context"
+    )

@@ -52,8 +52,37 @@ def test_labels_of_minus_one_are_ignored() -> None:
         expected.append(precision_by_hand(logits[known, k], labels[known, k]))
         assert logged[f"test/ap/{'abc'[k]}"] == pytest.approx(expected[k][0], abs=1e-5)
     assert "test/ap/c" not in logged
+    assert logged["test/map_classes"] == 2
     assert logged["test/map"] == pytest.approx(np.mean([area for area, _ in expected]), abs=1e-5)
     assert logged["test/map07"] == pytest.approx(np.mean([eleven for _, eleven in expected]), abs=1e-5)
     losses = task.losses(torch.tensor(logits), torch.tensor(labels, dtype=torch.int8), training=True)
     each = np.log1p(np.exp(-logits * np.where(labels > 0, 1, -1))) * (labels >= 0)
     assert losses.numpy() == pytest.approx(each.sum(1) / np.maximum((labels >= 0).sum(1), 1), abs=1e-6)
+
+
+def test_weights_count_where_a_class_is_present_in_training_only() -> None:
+    rng = np.random.default_rng(1)
+    logits, labels = rng.normal(size=(20, 3)), rng.choice([-1, 0, 1], (20, 3))
+    task = MultiLabel(nn.Identity(), "abc", torch.optim.AdamW, constant, seed=0, class_weights=[1, 4, 0.5])
+    each = np.log1p(np.exp(-logits * np.where(labels > 0, 1, -1))) * (labels >= 0)
+    weighted = each * np.where(labels > 0, [1, 4, 0.5], 1)
+    for training, expected in ((True, weighted), (False, each)):
+        losses = task.losses(torch.tensor(logits), torch.tensor(labels, dtype=torch.int8), training=training)
+        assert losses.numpy() == pytest.approx(expected.sum(1) / np.maximum((labels >= 0).sum(1), 1), abs=1e-6)
+    with pytest.raises(ValueError, match=r"task\.class_weights=\[1\]: must be null, balanced, or 3"):
+        MultiLabel(nn.Identity(), "abc", torch.optim.AdamW, constant, seed=0, class_weights=[1])
+
+
+def test_a_mean_over_no_class_is_not_zero() -> None:
+    task = MultiLabel(nn.Identity(), "ab", torch.optim.AdamW, constant, seed=0)
+    logged: dict[str, float] = {}
+
+    def log(name: str, value: Any, **_: Any) -> None:
+        logged[name] = float(value)
+
+    task.log = log  # pyright: ignore[reportAttributeAccessIssue]
+    task.update_metrics("test", torch.zeros(4, 2), torch.zeros(4, 2, dtype=torch.int8))
+    task.on_test_epoch_end()
+    assert np.isnan(logged["test/map"])
+    assert np.isnan(logged["test/map07"])
+    assert logged["test/map_classes"] == 0

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,7 +12,7 @@ from necklace.study.status import StatusReader
 from necklace.study.study_file import override, read_study
 from necklace.tracking import wandb_run
 from necklace.tracking.wandb_run import UPLOADING, run_files, unsynced
-from necklace.tracking.wandb_study import sync, wandb_settings, write_table
+from necklace.tracking.wandb_study import logger_settings, sync, write_table
 from tests import wandb_files
 from tests.conftest import SMALL, compose_train
 from tests.wandb_files import UNREACHABLE, command, finished_files, read
@@ -27,11 +28,23 @@ STUDY = {
 }
 
 
-def plan_of(folder: Path) -> Plan:
+def plan_of(folder: Path, *extra: str) -> Plan:
     path = folder / "experiments" / "tiny" / "study.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(STUDY))
-    return make_plan(read_study(path), [f"outputs={folder / 'outputs'}"])
+    return make_plan(read_study(path), [f"outputs={folder / 'outputs'}", *extra])
+
+
+@pytest.mark.usefixtures("hydra_ready")
+def test_row_and_axes_reach_those_of_several_loggers_that_have_them(tmp_path: Path) -> None:
+    def settings(logger: str) -> dict[str, Any]:
+        plan = plan_of(tmp_path, f"logger={logger}")
+        return logger_settings(plan, Console())[plan.runs[-1].spec.hash]
+
+    row, axes = "focal, focal_level=2", ["neck", "neck.focal_level"]
+    assert settings("[csv,wandb,mlflow]") == {"logger.wandb.row": row, "logger.mlflow.row": row, "logger.wandb.axes": axes}
+    assert settings("[mlflow,tensorboard]") == {"logger.mlflow.row": row}
+    assert settings("csv") == settings("none") == {}
 
 
 @pytest.mark.usefixtures("hydra_ready")
@@ -39,23 +52,23 @@ def test_a_study_gives_its_runs_their_row_and_asks_the_server_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = plan_of(tmp_path)
-    settings = wandb_settings(plan, Console())
+    settings = logger_settings(plan, Console())
     assert len(settings) == 6
     last, own = plan.runs[-1], settings[plan.runs[-1].spec.hash]
     # The same as overrides, which Lightning's other processes are given.
     config, _ = compose_train([*last.spec.overrides, *(override(key, value) for key, value in own.items())])
     adapted = last.spec.adapted(own, ())
     assert adapted.hash == last.spec.hash
-    assert adapted.resolved["logger"]["row"] == config.logger.row == last.row == "focal, focal_level=2"
-    assert adapted.resolved["logger"]["axes"] == list(config.logger.axes)
-    assert list(config.logger.axes) == ["neck", "neck.focal_level"]
-    assert config.logger.mode is None
+    assert adapted.resolved["logger"]["wandb"]["row"] == config.logger.wandb.row == last.row == "focal, focal_level=2"
+    assert adapted.resolved["logger"]["wandb"]["axes"] == list(config.logger.wandb.axes)
+    assert list(config.logger.wandb.axes) == ["neck", "neck.focal_level"]
+    assert config.logger.wandb.mode is None
     assert capsys.readouterr().out == ""
     asked = []
     monkeypatch.setattr(wandb_run, "_probe", lambda server: asked.append(server) or f"{server} has a day off")
     monkeypatch.setattr(wandb_run, "has_wandb_key", lambda: True)
-    settings = wandb_settings(plan, Console(soft_wrap=True))
-    assert all(own["logger.mode"] == "offline" for own in settings.values())
+    settings = logger_settings(plan, Console(soft_wrap=True))
+    assert all(own["logger.wandb.mode"] == "offline" for own in settings.values())
     assert len(asked) == 1
     assert capsys.readouterr().out.count("has a day off") == 1
 
@@ -143,7 +156,7 @@ def test_a_study_without_network_leaves_a_run_for_each_run_of_it(tmp_path: Path)
     assert sorted((run["run"]["job_type"], run["config"]["seed"]) for run in runs) == [
         (row, seed) for row in ("focal, focal_level=2", "none", "sppf") for seed in (0, 1)
     ]
-    assert {run["run"]["run_group"] for run in runs} == {"tiny"}
+    assert len({run["run"]["run_group"] for run in runs}) == 3
     assert len(list(tmp_path.glob("outputs/tiny/.table/wandb/offline-run-*/run-table.wandb"))) == 1
     sent, _ = command("ablate.py", "tiny", "--wandb-sync", cwd=tmp_path, **UNREACHABLE)
     assert sent.returncode == 1

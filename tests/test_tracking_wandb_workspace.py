@@ -8,7 +8,7 @@ from rich.console import Console
 
 from necklace.build import built
 from necklace.run.runner import run
-from necklace.tracking.wandb_study import wandb_settings
+from necklace.tracking.wandb_study import logger_settings
 from necklace.tracking.wandb_workspace import gate_metrics, workspace
 from tests import wandb_files
 from tests.test_tracking_wandb_study import STUDY, plan_of
@@ -36,7 +36,7 @@ def test_the_dashboard_names_what_a_run_logs(tmp_path: Path) -> None:
     contexts, figures = ("level1 k3", "level2 k5", "global"), ("mass", "contribution_share")
     assert gates == {f"gates/neck/{context}/{figure}" for context in contexts for figure in figures}
 
-    settings = {**wandb_settings(plan, Console())[planned.spec.hash], "logger.mode": "offline"}
+    settings = {**logger_settings(plan, Console())[planned.spec.hash], "logger.wandb.mode": "offline"}
     record = run(planned.spec.adapted(settings, ()))
     folder = plan.root / record.name
     (file,) = finished_files(folder)

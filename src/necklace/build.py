@@ -15,7 +15,19 @@ from necklace.data.splits import OPTIONS, splits_key, splits_of
 from necklace.model import Model, build_model
 
 # Options of `data` that reach its source and its sizes by interpolation.
-REFERRED = ("root", "on_corrupt", "size", "download", "year", "memory_gib", "cache")
+REFERRED = ("root", "on_corrupt", "size", "download", "year", "memory_gib", "cache", "background")
+REFERRED += ("max_pixels", "links", "test_fraction", "labels")
+
+# What the run gives each part of a config itself, and the config may not: the names, and how many arguments by their place.
+GIVEN: dict[str, tuple[tuple[str, ...], int]] = {
+    "neck": (("channels",), 0),
+    "head": (("channels", "num_classes", "map_size", "stride"), 0),
+    "task": (("model", "classes", "optimizer", "schedule", "seed"), 0),
+    "optimizer": ((), 1),
+    "schedule": ((), 3),
+    "data": (("source", "splits", "sizes", "augment", "batch_size", "seed"), 0),
+    "logger": (("folder", "config", "choices", "overrides"), 0),
+}
 
 # Where a `_target_` that has moved stands now. A run's identity keeps the name that the config gives.
 ALIASES = {
@@ -72,11 +84,13 @@ class DataFacts:
         digest: The content of each split.
         classes: Number of classes.
         size: Typical height and width of an image.
+        own_val: Whether the source has a val split of its own.
     """
 
     digest: dict[str, str]
     classes: int
     size: tuple[int, int]
+    own_val: bool = False
 
 
 def facts_of(resolved: dict[str, Any]) -> DataFacts:
@@ -95,7 +109,7 @@ def _facts(data: str) -> DataFacts:
         made = datamodule_of({"data": options, "batch_size": batch_size, "seed": 0})  # these facts do not depend on the seed
     except TypeError as error:
         raise ValueError(f"data={options['source']['_target_']}: {error}") from error
-    return DataFacts(made.digest, len(made.classes), made.size)
+    return DataFacts(made.digest, len(made.classes), made.size, splits_of(splits_key(options)).own_val)
 
 
 def forget_data() -> None:

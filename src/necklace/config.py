@@ -1,4 +1,4 @@
-"""From overrides to configs, and all else that needs Hydra's private API.
+"""From overrides to configs; with `launcher/hydra_jobs.py` all that needs Hydra's private API.
 
 `Composer` does Hydra's whole composition once for each choice of config groups, and puts single values onto a copy of it.
 Hydra takes 80 to 110 ms for a run of this project, nearly all of it for reading and merging the groups' files, which the runs
@@ -8,24 +8,26 @@ equals the one that `python train.py` composes. The tests compare the two, with 
 
 import os
 import pickle
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
-from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.conf import HydraConf
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
-from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, RunMode, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.errors import ConfigCompositionException, HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
 # What Hydra imports only when it starts a job; its older versions have no such module.
 HYDRA_LAZY = ("hydra._internal.logging_config",)
+
+_by_composer = ContextVar("by_composer", default=False)
 
 
 class Composer:
@@ -75,6 +77,55 @@ class Composer:
         config.hydra.runtime.cwd = os.getcwd()
         return config
 
+    def defaults(self, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+        """What a run with these overrides has to be compared with, to say what is particular about it.
+
+        Args:
+            overrides: As `compose` takes them.
+
+        Returns:
+            The config of its choices of groups alone, as plain containers before interpolation; and config group to the choice
+            that is made where nobody makes one.
+        """
+        parsed = [self._parse(text) for text in overrides]
+        for_hydra = tuple(str(each.input_line) for each in parsed if each.is_hydra_override())
+        chosen = [each for each in parsed if each.is_hydra_override() or self._is_group(each, for_hydra)]
+        base = self._base(tuple(str(each.input_line) for each in chosen))
+        outer = tuple(str(each.input_line) for each in chosen if each.is_hydra_override() or "/" not in each.key_or_group)
+        inner = {group: choice for group, choice in choices_of(self._base(outer).hydra).items() if "/" in group}
+        usual = choices_of(self._base(for_hydra).hydra)
+        plain: Any = OmegaConf.to_container(base, resolve=False)
+        del plain["hydra"]
+        return plain, {group: choice for group, choice in usual.items() if "/" not in group} | inner
+
+    def split(self, overrides: Sequence[str]) -> tuple[list[Override], list[Override], list[Override]]:
+        """Overrides of Hydra's own options, those that choose from a group, and those that set a value.
+
+        Raises:
+            hydra.errors.HydraException: One is not an override.
+        """
+        parsed = [self._parse(text) for text in overrides]
+        for_hydra = [override for override in parsed if override.is_hydra_override()]
+        path = tuple(str(override.input_line) for override in for_hydra)
+        rest = [override for override in parsed if not override.is_hydra_override()]
+        chooses = [self._is_group(override, path) for override in rest]
+        choices = [override for override, chosen in zip(rest, chooses, strict=True) if chosen]
+        return for_hydra, choices, [override for override, chosen in zip(rest, chooses, strict=True) if not chosen]
+
+    def choices(self, group: str, for_hydra: Sequence[str]) -> list[str]:
+        """The choices of a config group, in order."""
+        _, repository = self._loader._parse_overrides_and_create_caching_repo(self._config_name, list(for_hydra))
+        return sorted(name for name in repository.get_group_options(group) if not name.startswith("_"))
+
+    @staticmethod
+    def apply(override: Override, config: DictConfig) -> None:
+        """Put one value onto a config, as `compose` does.
+
+        Raises:
+            hydra.errors.HydraException: As Hydra raises it.
+        """
+        ConfigLoaderImpl._apply_overrides_to_config([override], config)
+
     def _parse(self, text: str) -> Override:
         if text not in self._parsed:
             self._parsed[text] = self._parser.parse_overrides([text])[0]
@@ -92,11 +143,97 @@ class Composer:
 
     def _base(self, overrides: tuple[str, ...]) -> DictConfig:
         if overrides not in self._bases:
-            base = self._loader.load_configuration(self._config_name, list(overrides), RunMode.RUN)
+            token = _by_composer.set(True)
+            try:
+                base = self._loader.load_configuration(self._config_name, list(overrides), RunMode.RUN)
+            finally:
+                _by_composer.reset(token)
             self._bases[overrides] = pickle.dumps(base)
         base = pickle.loads(self._bases[overrides])
         assert OmegaConf.is_dict(base)
         return base
+
+
+@contextmanager
+def loading(
+    check: Callable[[DictConfig], object], explain: Callable[[Composer, Sequence[str], Exception], str]
+) -> Iterator[None]:
+    """Have all configs that Hydra itself composes inside this context checked, and its errors put into other words.
+
+    `hydra.main` and its sweepers compose configs where no other code comes between.
+
+    Args:
+        check: Is given each config of a single run, with its `hydra` node; raises where it is wrong.
+        explain: Is given the overrides and the error where Hydra refuses them; what it returns takes the error's place.
+    """
+    original = ConfigLoaderImpl.load_configuration
+
+    def load(
+        self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], run_mode: RunMode, **options: Any
+    ) -> DictConfig:
+        if _by_composer.get():  # which composes parts of what is checked as a whole
+            return original(self, config_name, overrides, run_mode, **options)
+        try:
+            if run_mode == RunMode.MULTIRUN:
+                return _load_multirun(lambda some: original(self, config_name, some, run_mode, **options), overrides)
+            config = original(self, config_name, overrides, run_mode, **options)
+        except (HydraException, ValueError) as error:  # a value error where null is chosen
+            words = explain(Composer(self, str(config_name)), overrides, error)
+            raise ConfigCompositionException(words) from error
+        check(config)
+        return config
+
+    changed: Any = ConfigLoaderImpl
+    changed.load_configuration = load
+    try:
+        yield
+    finally:
+        changed.load_configuration = original
+
+
+def _load_multirun(load: Callable[[list[str]], DictConfig], overrides: list[str]) -> DictConfig:
+    """The config of a multirun, which Hydra composes from the default choices of the groups that are swept over.
+
+    An option of such a group, as in `-m neck=focal,focal_block neck.focal_level=1`, may not be there. It is left to the runs.
+    """
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    swept = tuple(f"{one.key_or_group.replace('/', '.')}." for one in parsed if one.is_sweep_override())
+    if not swept:
+        return load(overrides)
+    pairs = list(zip(overrides, parsed, strict=True))
+    config = load([text for text, one in pairs if not one.key_or_group.startswith(swept)])
+    config.hydra.overrides.task = [text for text, one in pairs if not one.is_hydra_override()]
+    return config
+
+
+def given_keys(overrides: Sequence[str]) -> set[str]:
+    """Dotted keys that overrides set; of a mapping, all keys within it."""
+    return {key for text in overrides for key in _given_keys(text)}
+
+
+@cache
+def _given_keys(text: str) -> tuple[str, ...]:
+    key, _, value = text.lstrip("+~").partition("=")
+    if not value.lstrip().startswith("{"):
+        return (key,)
+    content = OverridesParser.create().parse_overrides([text])[0].value()
+    return tuple(path for path, _ in leaves(content, key))
+
+
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted path to value, of all values that are no mappings, or empty ones."""
+    if isinstance(node, Mapping) and (node or not path):
+        for key, value in node.items():
+            yield from leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What a constructor raised, without what Hydra's `instantiate` has wrapped around it."""
+    while error.__cause__ is not None and type(error).__module__.startswith("hydra"):
+        error = error.__cause__
+    return error
 
 
 def choices_of(hydra: DictConfig | HydraConf) -> dict[str, str]:
@@ -105,11 +242,28 @@ def choices_of(hydra: DictConfig | HydraConf) -> dict[str, str]:
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
-    """A config as plain containers, with its interpolations filled in."""
-    config.study = str(config.study)  # study=2024 is a number to Hydra
+    """A config as plain containers, with its interpolations filled in.
+
+    Raises:
+        ValueError: The study's name leads out of the folder of outputs.
+    """
+    config.study = study_folder(config.study)
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
     return plain  # pyright: ignore[reportReturnType]
+
+
+def study_folder(study: object) -> str:
+    """The name of a study's folder, where it is one; study=2024 is a number to Hydra.
+
+    Raises:
+        ValueError: It is none: it is empty, absolute, hidden, or leads elsewhere.
+    """
+    name = "" if study is None else str(study)
+    parts = re.split(r"[/\\]", name)
+    if not name.isprintable() or not all(part.strip() and not part.startswith((".", "~")) for part in parts):
+        raise ValueError(f"study={name!r}: must name a folder below outputs, such as runs; not empty, and without . or .. or ~")
+    return name
 
 
 def config_flags(config: DictConfig) -> list[str]:
@@ -126,50 +280,3 @@ def config_flags(config: DictConfig) -> list[str]:
     paths = [("pkg://" if source.schema == "pkg" else "") + source.path for source in sources]
     named = [f"{flags[source.provider]}={path}" for source, path in zip(sources, paths, strict=True)]
     return [*named, f"--config-name={config.hydra.job.config_name}"]
-
-
-def hydra_launcher(
-    config_loader: ConfigLoader,
-    overrides: Sequence[str],
-    job_name: str,
-    output_dir: str,
-    task_function: TaskFunction,
-    config_name: str = "train",
-) -> Launcher:
-    """The launcher that a multirun with these overrides has, set up to launch.
-
-    Args:
-        config_loader: Hydra's, such as `GlobalHydra.instance().config_loader()`.
-        overrides: Shared by all jobs; the launcher and its options among them.
-        job_name: For Hydra's `hydra.job.name`.
-        output_dir: For Hydra's `hydra.runtime.output_dir`.
-        task_function: What each job calls with its config.
-        config_name: The primary config.
-
-    Raises:
-        hydra.errors.HydraException: As Hydra raises it: an override or an option of the launcher is refused.
-    """
-    config = config_loader.load_configuration(config_name, list(overrides), RunMode.MULTIRUN)
-    with open_dict(config.hydra):
-        config.hydra.job.name = job_name
-        config.hydra.runtime.output_dir = output_dir
-    context = HydraContext(config_loader=config_loader, callbacks=Callbacks(config))
-    return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task_function, config=config)
-
-
-def hydra_state() -> dict[Any, Any]:
-    """Hydra's objects of which a process has one each, for `restore_hydra_state` in another process.
-
-    Its plugins are left out, as are OmegaConf's resolvers: those of a script need not pickle.
-    """
-    return Singleton.get_state()["instances"]
-
-
-def restore_hydra_state(state: dict[Any, Any]) -> None:
-    """Take over what `hydra_state` gave in another process."""
-    Singleton._instances.update(state)
-
-
-def error_of(returned: JobReturn) -> BaseException | None:
-    """The error of a job that has failed, None for any other; `JobReturn.return_value` would raise it."""
-    return returned._return_value if returned.status == JobStatus.FAILED else None

@@ -1,9 +1,9 @@
-"""A run's identity: all that changes its result, the hash over it, and the readable name of its folder."""
+"""A run's identity: all that changes its result, the hash over it, and its readable names: what differs from the defaults."""
 
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,21 @@ from typing import Any
 NEUTRAL = {
     "": {"logger", "callbacks", "outputs", "study", "rerun"},
     # Digest and sizes stand for these.
-    "data": {"source", "root", "on_corrupt", "download", "year", "size", "memory_gib", "cache"},
+    "data": {
+        "source",
+        "root",
+        "on_corrupt",
+        "download",
+        "year",
+        "size",
+        "memory_gib",
+        "cache",
+        "duplicates",
+        "max_pixels",
+        "links",
+        "test_fraction",
+        "background",
+    },
     "backbone": {"pretrained"},  # likewise
     "trainer": {
         "accelerator",
@@ -22,13 +36,27 @@ NEUTRAL = {
         "deterministic",
         "log_every_n_steps",
         "enable_progress_bar",
+        "fast_dev_run",  # a test of a few batches, which leaves no record
     },
 }
+
+# Of these, what makes another run all the same, by way of the digest: a name says it.
+SAID = {
+    "data": {"source", "root", "on_corrupt", "year", "size", "test_fraction", "background", "links", "max_pixels"},
+    "backbone": {"pretrained"},
+}
+# Characters of a run's whole name.
+MOST = 100
 
 # Options that came later than the first runs, with the value at which a run is what it was before there was the option. At
 # that value they do not count, so that earlier runs keep their hash. An option that is new in configs/ has to be put here;
 # tests/golden/options.json lists those that were there from the start.
-ADDED: dict[str, Any] = {}
+ADDED: dict[str, Any] = {
+    "data.labels": "fine",
+    "data.sampler": "shuffle",
+    "task.class_weights": None,
+    "task.monitor": None,
+}
 
 
 def run_identity(resolved: dict[str, Any], digest: dict[str, str]) -> dict[str, Any]:
@@ -46,8 +74,7 @@ def run_identity(resolved: dict[str, Any], digest: dict[str, str]) -> dict[str, 
         if group:
             kept[group] = {name: value for name, value in kept[group].items() if name not in neutral}
     kept["data"]["digest"] = digest
-    weights = resolved["backbone"].get("pretrained")
-    kept["backbone"]["pretrained"] = _file_digest(weights) if weights else None
+    kept["backbone"]["pretrained"] = _weights_digest(resolved["backbone"])
     for option, as_before in ADDED.items():
         kept = _without(kept, option.split("."), as_before)
     return kept
@@ -58,18 +85,142 @@ def hash_identity(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def run_label(choices: dict[str, str], overrides: Sequence[str], seed: int) -> str:
-    """A readable folder name, such as `context_cifar_resnet_focal_focal_level-3_s0`: safe in paths, at most 100 characters."""
-    parts = [choices["data"], choices["backbone"], choices["neck"]]
-    if choices.get("data/sizes", "fixed") != "fixed":
-        parts.insert(1, choices["data/sizes"])
-    parts += [text.removeprefix("neck.") for text in overrides if text.startswith("neck.")]
-    return re.sub(r"[^\w.,+-]+", "-", "_".join(parts), flags=re.ASCII)[:90] + f"_s{seed}"
+def differences(
+    resolved: dict[str, Any],
+    raw: dict[str, Any],
+    defaults: dict[str, Any],
+    choices: Mapping[str, str],
+    usual: Mapping[str, str],
+) -> tuple[str, ...]:
+    """All that makes a run another than the default one, as overrides, in the config's order; the seed is not among them.
+
+    However it was asked for: by overrides of single values or whole groups, by a recipe, by a study.
+
+    Args:
+        resolved: The config as plain containers.
+        raw: The same before its interpolations were filled in: what follows from another option is not said twice.
+        defaults: The raw config of the same choices alone.
+        choices: Config group to chosen name.
+        usual: Config group to the name that is chosen where nobody chooses.
+
+    Returns:
+        Such as `("neck=focal", "neck.focal_level=3", "optimizer.lr=0.01")`. A choice that is named after its network, such as
+        `backbone=resnet18` with another `backbone.name`, is given as that network: `backbone=resnet50`.
+    """
+    own, plain, common = leaves(raw), leaves(resolved), leaves(defaults)
+    renamed = {
+        group: plain[f"{group}.name"]
+        for group, choice in choices.items()
+        if common.get(f"{group}.name") == choice != plain.get(f"{group}.name", choice)
+    }
+    order = {name: place for place, name in enumerate(resolved)}  # Hydra's choices come in no order of their own
+    groups = sorted(choices, key=lambda group: (order.get(group.partition("/")[0], len(order)), group))
+    said = {group: choices[group] for group in groups if usual.get(group) != choices[group]} | renamed
+    said |= {key: _at(resolved, key) for key, value in own.items() if key not in common or common[key] != value}
+    for group in renamed:
+        del said[f"{group}.name"]
+    # Where the data lies is no difference, unless it has no usual place: then it says which data it is.
+    if common.get("data.root") != "???":
+        said.pop("data.root", None)
+    gone = [f"~{key}" for key in common if key not in own and _is_said(key)]
+    return (*(f"{key}={shown(value)}" for key, value in said.items() if _is_said(key)), *gone)
+
+
+def run_words(choices: Mapping[str, str], said: Sequence[str]) -> list[str]:
+    """A run in short words, such as `["glyphs", "cifar_resnet", "focal", "focal_level=3", "lr=0.01"]`.
+
+    Args:
+        choices: Config group to chosen name.
+        said: All that differs from the defaults, see `differences`.
+    """
+    pairs = [text.lstrip("+").partition("=") for text in said]
+    given = {key: value for key, _, value in pairs if _is_said(key.lstrip("~"))}
+    main = {group: given.pop(group, choices[group]) for group in ("data", "backbone", "neck")}
+    if "data.root" in given:
+        main["data"] += f"-{Path(given.pop('data.root')).absolute().name}"
+    if "backbone.name" in given:
+        main["backbone"] += f"-{given.pop('backbone.name')}"
+    if "backbone.pretrained" in given:
+        given["backbone.pretrained"] = Path(given["backbone.pretrained"]).name
+    bare = [given.pop(group) for group in ("data/sizes", "recipe") if group in given]
+    # The subject first, the data last: it has the most options, and a name may have no room for the last ones.
+    keys = sorted(given, key=lambda key: (not key.startswith("neck."), key.startswith(("data.", "~data."))))
+    names = list(map(short_key, keys))
+    names = [name if names.count(name) == 1 else key for key, name in zip(keys, names, strict=True)]
+    words = [
+        f"no {name[1:]}" if name.startswith("~") else f"{name}={given[key]}" for key, name in zip(keys, names, strict=True)
+    ]
+    return [main["data"], *bare, main["backbone"], main["neck"], *words]
+
+
+def run_label(choices: Mapping[str, str], said: Sequence[str], seed: int) -> str:
+    """A readable folder name, such as `context_cifar_resnet_focal_focal_level-3_lr-0.01_s0`, safe in paths.
+
+    With the hash behind it, it has at most `MOST` characters; `and-2-more` stands for two words that found no room.
+
+    Args:
+        choices: Config group to chosen name.
+        said: All that differs from the defaults, see `differences`.
+        seed: The run's seed.
+    """
+    words = [re.sub(r"[^\w.,+-]+", "-", word, flags=re.ASCII).strip("-") or "-" for word in run_words(choices, said)]
+    room = MOST - len(f"_s{seed}_0123456789")
+    if len("_".join(words)) > room:  # the group can be guessed, but for the backbone's, which has options like the neck's
+        words = [re.sub(r"^(?:data|head|task|schedule|trainer)\.(?!seed)(?=\w+-)", "", word) for word in words]
+    whole, kept = "_".join(words), len(words)
+    while len(whole) > room and kept > 1:
+        kept -= 1
+        whole = "_".join([*words[:kept], f"and-{len(words) - kept}-more"])
+    return whole[:room].lstrip(".-") + f"_s{seed}"
+
+
+def short_key(key: str) -> str:
+    """An option's name where room is scarce: `focal_level` of neck.focal_level, `lr` of optimizer.lr, else group and name."""
+    top, *rest = key.split(".")
+    if not rest:
+        return key
+    return rest[-1] if top in ("neck", "optimizer") else f"{top}.{rest[-1]}"
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most `most` characters, in UTF-8, that stays different from others of the same beginning."""
+    text = text.encode(errors="backslashreplace").decode()
+    if len(text) <= most:
+        return text
+    return f"{text[: most - 7]}…{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key to value of a config's options; an empty mapping is a value."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return found
+
+
+def shown(value: Any) -> str:
+    """An option's value in words, such as `0.001`, `true`, `null` and `[3,5]`."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str).replace('"', "")
+
+
+def _is_said(key: str) -> bool:
+    """Whether a difference in an option or choice makes another run."""
+    top, *rest = re.split(r"[./]", key)
+    if top in NEUTRAL[""] or key == "seed":
+        return False
+    return not rest or rest[0] not in NEUTRAL.get(top, set()) - SAID.get(top, set())
 
 
 def hash_of_name(name: str) -> str:
     """The hash at the end of a run's name."""
     return name.rpartition("_")[2]
+
+
+def _at(config: Any, key: str) -> Any:
+    """A config's value at a dotted key."""
+    for name in key.split("."):
+        config = config[name]
+    return config
 
 
 def _without(node: dict[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
@@ -82,8 +233,11 @@ def _without(node: dict[str, Any], path: Sequence[str], value: Any) -> dict[str,
     return node if node[name] != value else {key: kept for key, kept in node.items() if key != name}
 
 
-def _file_digest(path: str) -> str:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"backbone.pretrained={path}: there is no such file")
-    with open(path, "rb") as file:
+def _weights_digest(backbone: dict[str, Any]) -> str | None:
+    """The content of the weights file that a backbone starts from, named or given; None without one."""
+    if not backbone.get("pretrained"):
+        return None
+    from necklace.backbones.named import weights_file  # here: tables read identities without torch
+
+    with open(str(weights_file(backbone)), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

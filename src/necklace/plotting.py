@@ -1,6 +1,8 @@
 """Shared parts of all pictures: style, colours, fitted texts, and files without a date."""
 
 import io
+import logging
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -9,9 +11,24 @@ import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.ft2font import FT2Font
 from matplotlib.lines import Line2D
+
+log = logging.getLogger(__name__)
+
+# Fonts with characters that matplotlib's own lacks; only such with outlines, as it draws no bitmaps.
+FALLBACK = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans CJK TC", "Noto Sans CJK HK"),
+    *("Noto Sans SC", "Noto Sans JP", "Noto Sans KR", "Noto Sans TC", "Source Han Sans SC", "Source Han Sans"),
+    *("WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback", "IPAexGothic", "IPAGothic", "TakaoPGothic"),
+    *("NanumGothic", "UnDotum", "AR PL UMing CN", "AR PL UKai CN", "Unifont"),
+    *("Microsoft YaHei", "SimHei", "Yu Gothic", "MS Gothic", "Malgun Gothic"),
+    *("PingFang SC", "Hiragino Sans", "Heiti TC", "Apple SD Gothic Neo", "Arial Unicode MS"),
+    *("Noto Emoji", "Symbola", "Segoe UI Emoji", "Segoe UI Symbol", "OpenSansEmoji", "EmojiOne"),
+    *("Noto Sans", "Noto Sans Thai", "Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Tamil", "FreeSans", "FreeSerif"),
+)
+_missing: set[str] = set()
 
 # Okabe and Ito's palette, distinguishable with every kind of colour vision; without its yellow, too faint for a thin line.
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")
@@ -34,7 +51,15 @@ def plain_style(name: str) -> Iterator[None]:
     """Matplotlib's defaults with a few changes: a user's configuration must not change a committed picture."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams |= {"font.size": FONT_SIZE, "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": name}
+        # A font after the first draws only what those before it cannot.
+        families = ["sans-serif", *list(_fonts())[1:]]
+        matplotlib.rcParams |= {
+            "font.family": families,
+            "font.size": FONT_SIZE,
+            "legend.frameon": False,
+            "svg.fonttype": "none",
+            "svg.hashsalt": name,
+        }
         yield
 
 
@@ -109,13 +134,28 @@ def add_legend(figure: Figure, entries: list[tuple[Artist, list[str]]], rows: in
 
 def fitted_lines(text: str, width: float, most: int) -> list[str]:
     """Break a name into at most `most` lines of at most `width` points; a longer one loses its middle."""
-    known = _characters()
-    whole = "".join(character if ord(character) in known else "□" for character in " ".join(text.split()))
+    whole = drawable(text)
     lines, kept = _wrapped(whole, width), len(whole)
     while len(lines) > most:
         kept -= 1
         lines = _wrapped(f"{whole[: kept - kept // 2]}…{whole[len(whole) - kept // 2 :]}", width)
     return lines
+
+
+def drawable(text: str) -> str:
+    """A text of one line, in characters that a font here can draw; others become their code points, such as `U+732B`."""
+    words = []
+    for word in text.split():
+        parts: list[str] = []
+        for character in word:
+            joins = unicodedata.category(character) in ("Cf", "Mn")  # or varies what stands before it
+            if _font_of(character) and not (joins and parts and parts[-1].startswith(" U+")):
+                parts.append(character)
+            elif not joins:
+                parts.append(f" U+{ord(character):04X} ")
+                _say_missing(character)
+        words.append("".join(parts))
+    return " ".join(" ".join(words).split())
 
 
 def _wrapped(text: str, width: float) -> list[str]:
@@ -140,16 +180,35 @@ def text_width(text: str) -> float:
 @lru_cache(maxsize=4096)
 def _advance(character: str) -> float:
     """Points from the start of a character to the start of the next one."""
-    font = _font()
+    font = _font_of(character) or _fonts()["DejaVu Sans"]
     font.set_size(FONT_SIZE, 72)
     return font.load_char(ord(character)).linearHoriAdvance / 2**16
 
 
+def _font_of(character: str) -> FT2Font | None:
+    """The first font that can draw a character."""
+    return next((font for name, font in _fonts().items() if ord(character) in _characters(name)), None)
+
+
+@lru_cache
+def _characters(name: str) -> frozenset[int]:
+    """Code points that a font can draw."""
+    return frozenset(_fonts()[name].get_charmap())
+
+
 @lru_cache(maxsize=1)
-def _characters() -> frozenset[int]:
-    """Code points that the font can draw."""
-    return frozenset(_font().get_charmap())
+def _fonts() -> dict[str, FT2Font]:
+    """Family to font: matplotlib's own, the same everywhere, then those of `FALLBACK` that are on this machine."""
+    present = {entry.name for entry in fontManager.ttflist}
+    names = ["DejaVu Sans", *(name for name in FALLBACK if name in present)]
+    return {name: get_font(findfont(FontProperties(family=name))) for name in names}
 
 
-def _font() -> FT2Font:
-    return get_font(findfont(FontProperties(family="DejaVu Sans")))  # matplotlib's own, the same everywhere
+def _say_missing(character: str) -> None:
+    """Say once that a font is missing; the pictures are drawn all the same."""
+    if not _missing:
+        log.warning(
+            f"pictures: no font here draws {character!a}, so its code point U+{ord(character):04X} stands for it, and likewise "
+            "for others; Noto Sans CJK draws Chinese, Japanese and Korean, and Noto Emoji draws emoji"
+        )
+    _missing.add(character)

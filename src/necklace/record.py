@@ -36,13 +36,16 @@ class Record:
         config: The resolved config.
         identity: What the hash was taken over.
         metrics: Metric to value, such as `{"test/acc": 0.93}`; accuracies in [0, 1], losses in nats.
-        best_epoch: The epoch, from 0, that val chose.
+        best_epoch: The epoch, from 0, that val chose: the highest metric; of several, the lowest loss; then the first.
+            What a person reads of it counts from 1.
         epochs: Epochs trained.
         steps: Optimizer steps taken.
         train_images_left_out: Images left out of an epoch because they filled no batch, over all epochs.
         test_correct: One bit per test image in the split's order (numpy.packbits, base64), or None without a test split.
         gates: Gate statistics of the focal layers on val at these weights, see `Gates.summary`; None without a focal layer.
-        data: Digest and number of images of each split, class names, and files that were skipped with the reason.
+        data: Digest and number of images of each split, class names, and files that were skipped with the reason. Newer records
+            also have `notes`; `class_counts`, the images of each class in each split; and `predicted`, how many images of val
+            and test these weights take for each class.
         cost: For backbone, neck and head: `params`, `macs` (for one image) and `output` shape.
         neck_input: Channels, height and width of the neck's input.
         pretrained: Tensors of the backbone taken from a weights file, and tensors in all.
@@ -91,6 +94,25 @@ class Record:
     def total(self, what: str) -> int:
         """The sum of `params` or `macs` over backbone, neck and head."""
         return sum(part[what] for part in self.cost.values())
+
+    def majority(self) -> tuple[str, float] | None:
+        """The most frequent class of test and its share of the images; None with several labels an image or in old records."""
+        counts = self.data.get("class_counts", {}).get("test")
+        if not counts or not self.data.get("predicted", {}).get("test"):
+            return None
+        return self.data["classes"][counts.index(max(counts))], max(counts) / sum(counts)
+
+    def only_prediction(self) -> str | None:
+        """The class that all test images (val, without test) are taken for, where they show several; None in old records."""
+        split = "test" if "test" in self.data.get("predicted", {}) else "val"
+        shown, taken = (self.data.get(name, {}).get(split, []) for name in ("class_counts", "predicted"))
+        names = [name for name, count in zip(self.data.get("classes", []), taken, strict=False) if count]
+        return names[0] if len(names) == 1 and sum(map(bool, shown)) > 1 else None
+
+    def untested(self) -> list[str]:
+        """The classes that no test image shows, if any does not; none in old records."""
+        counts = self.data.get("class_counts", {}).get("test", [])
+        return [name for name, count in zip(self.data.get("classes", []), counts, strict=False) if not count]
 
 
 def write_record(record: Record, path: Path) -> None:

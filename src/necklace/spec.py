@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from necklace.build import facts_of
 from necklace.code_version import code_version
-from necklace.identity import hash_identity, run_identity, run_label
+from necklace.config import Composer
+from necklace.identity import differences, hash_identity, run_identity, run_label
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,11 @@ class RunSpec:
 
     Attributes:
         resolved: The config as plain containers.
-        choices: Config group to chosen name; with the neck's overrides they make the folder's name.
+        choices: Config group to chosen name.
         overrides: The command's overrides.
         identity: All that changes the result, and nothing else.
         code: Module to digest of the code that would train it, see `code_version`.
+        said: All that differs from the defaults, as overrides; with the choices it makes the folder's name.
     """
 
     resolved: dict[str, Any]
@@ -30,24 +32,41 @@ class RunSpec:
     overrides: tuple[str, ...]
     identity: dict[str, Any]
     code: dict[str, str]
+    said: tuple[str, ...]
 
     def adapted(self, settings: Mapping[str, Any], overrides: Sequence[str]) -> "RunSpec":
-        """The same run with other settings that do not belong to its identity, such as `rerun` and `logger.row`.
+        """The same run with other settings that do not belong to its identity, such as `rerun` and `logger.wandb.row`.
 
         Args:
             settings: Dotted key to value.
             overrides: The same as Hydra overrides.
         """
-        resolved = dict(self.resolved)
+        resolved = self.resolved
         for key, value in settings.items():
-            group, _, option = key.partition(".")
-            resolved[group] = {**(resolved[group] or {}), option: value} if option else value
+            resolved = _with(resolved, key.split("."), value)
         return replace(self, resolved=resolved, overrides=(*self.overrides, *overrides))
 
     @property
     def config(self) -> DictConfig:
         """The config as Hydra's `instantiate` takes it."""
         return OmegaConf.create(self.resolved)
+
+    @property
+    def loggers(self) -> dict[str, dict[str, Any]]:
+        """Key of each logger to its options, such as `logger.wandb`; in configs of earlier code one logger stands at `logger`.
+
+        Raises:
+            ValueError: An option without its logger's name.
+        """
+        node = self.resolved.get("logger") or {}
+        if "_target_" in node:
+            return {"logger": node}
+        for name, options in node.items():
+            if not isinstance(options, dict):
+                having = [f"logger.{other}.{name}" for other, own in node.items() if isinstance(own, dict) and name in own]
+                known = " or ".join(having) or f"logger.NAME.{name}, where NAME is the logger's"
+                raise ValueError(f"logger.{name}={options}: options follow the name of their logger: {known}")
+        return {f"logger.{name}": options for name, options in node.items()}
 
     @property
     def seed(self) -> int:
@@ -67,19 +86,47 @@ class RunSpec:
     @cached_property
     def name(self) -> str:
         """Name of the run's folder: readable, and ending in the hash."""
-        return f"{run_label(self.choices, self.overrides, self.seed)}_{self.hash}"
+        return f"{run_label(self.choices, self.said, self.seed)}_{self.hash}"
 
 
-def run_spec(resolved: dict[str, Any], choices: dict[str, str], overrides: Sequence[str]) -> RunSpec:
+def run_spec(
+    resolved: dict[str, Any], choices: dict[str, str], overrides: Sequence[str], said: Sequence[str] | None = None
+) -> RunSpec:
     """The spec of a run; reads its data where this process has not done so yet.
 
     Args:
         resolved: The config as plain containers.
         choices: Config group to chosen name.
         overrides: The command's overrides.
+        said: All that differs from the defaults, see `said_of`; the overrides, where it is not known.
 
     Raises:
         ValueError: The config has an option that the data does not know, or one out of range.
     """
     identity = run_identity(resolved, facts_of(resolved).digest)
-    return RunSpec(resolved, choices, tuple(overrides), identity, code_version(resolved))
+    return RunSpec(
+        resolved, choices, tuple(overrides), identity, code_version(resolved), tuple(overrides if said is None else said)
+    )
+
+
+def said_of(
+    config: DictConfig, resolved: dict[str, Any], choices: Mapping[str, str], composer: Composer, overrides: Sequence[str]
+) -> tuple[str, ...]:
+    """All that differs in a composed config from the defaults, as overrides.
+
+    Args:
+        config: The config without its `hydra` node.
+        resolved: The same as plain containers.
+        choices: Config group to chosen name.
+        composer: Composes the defaults.
+        overrides: What the config was composed with, Hydra's own options included.
+    """
+    defaults, usual = composer.defaults(overrides)
+    raw: Any = OmegaConf.to_container(config, resolve=False)
+    return differences(resolved, raw, defaults, choices, usual)
+
+
+def _with(node: dict[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """The node with another value at `path`."""
+    name, *rest = path
+    return {**node, name: _with(node.get(name) or {}, rest, value) if rest else value}

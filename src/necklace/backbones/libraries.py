@@ -10,9 +10,13 @@ from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from necklace.backbones.base import Backbone
+from necklace.backbones.named import given_file, timm_file, torchvision_file
 
 # Input pixels per step of the feature map after each stage, with the ImageNet stem.
 TORCHVISION_STRIDES = {"layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
+
+# Arguments of timm that would load weights past `pretrained`: uncounted, and a .pth file among them read with pickle.
+WEIGHTS_OPTIONS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 
 
 class TorchvisionResNet(Backbone):
@@ -22,7 +26,7 @@ class TorchvisionResNet(Backbone):
         name: A torchvision ResNet, such as `resnet18` or `resnet50`.
         stage: The last stage to keep: `layer1` to `layer4`.
         stem: `imagenet` (7x7 convolution of stride 2 and a max-pool: stride 4) or `cifar` (one 3x3 convolution of stride 1).
-        pretrained: A local weights file (.pth, .pt or .safetensors), or None.
+        pretrained: A local weights file (.pth, .pt or .safetensors), true for torchvision's default weights, or None.
         pretrained_skip: Name prefixes of layers that may keep their initial values, such as `conv1` with another stem.
     """
 
@@ -31,12 +35,13 @@ class TorchvisionResNet(Backbone):
         name: str = "resnet18",
         stage: str = "layer4",
         stem: str = "imagenet",
-        pretrained: str | None = None,
+        pretrained: str | bool | None = None,
         pretrained_skip: Sequence[str] = (),
     ) -> None:
         known = [known for known in torchvision.models.list_models() if hasattr(torchvision.models.resnet, known)]
         if name not in known:
-            raise ValueError(f"backbone.name={name}: not a torchvision ResNet; known: {', '.join(known)}")
+            others = "; other networks: backbone=timm"
+            raise ValueError(f"backbone.name={name}: not a torchvision ResNet; known: {', '.join(known)}{others}")
         if stage not in TORCHVISION_STRIDES:
             raise ValueError(f"backbone.stage={stage}: must be one of {', '.join(TORCHVISION_STRIDES)}")
         if stem not in ("imagenet", "cifar"):
@@ -51,7 +56,15 @@ class TorchvisionResNet(Backbone):
         super().__init__(channels, TORCHVISION_STRIDES[stage] // (4 if stem == "cifar" else 1))
         self.stage = stage
         self.network = create_feature_extractor(network, [stage])
-        self.load_pretrained(self.network, pretrained, pretrained_skip)
+        path = self.weights_by_name(name) if pretrained is True else given_file(pretrained)
+        try:
+            self.load_pretrained(self.network, path and str(path), pretrained_skip)
+        except ValueError as error:
+            if stem == "cifar" and "conv1" not in pretrained_skip:
+                raise ValueError(f"{error}, or take backbone.stem=imagenet, the stem of ImageNet's weights") from error
+            raise
+
+    weights_by_name = staticmethod(torchvision_file)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map images [B, 3, H, W] to the stage's features [B, out_channels, h, w]."""
@@ -64,7 +77,7 @@ class TimmBackbone(Backbone):
     Args:
         name: A timm model name, such as `focalnet_tiny_srf`.
         stage: Index into the model's feature stages; -1 is the last.
-        pretrained: A local weights file in timm's names, or None.
+        pretrained: A local weights file in timm's names, true for timm's default weights, or None.
         pretrained_skip: Name prefixes of layers that may keep their initial values.
         options: Further arguments of the timm model, such as `{focal_levels: [2, 2, 2, 2]}`.
     """
@@ -73,7 +86,7 @@ class TimmBackbone(Backbone):
         self,
         name: str,
         stage: int = -1,
-        pretrained: str | None = None,
+        pretrained: str | bool | None = None,
         pretrained_skip: Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -82,6 +95,8 @@ class TimmBackbone(Backbone):
         if not timm.is_model(name):
             near = difflib.get_close_matches(name, timm.list_models(), 5)
             raise ValueError(f"backbone.name={name}: not a timm model; similar names: {', '.join(near) or 'none'}")
+        for option in WEIGHTS_OPTIONS & set(options or {}):
+            raise ValueError(f"backbone.options.{option}: weights come by backbone.pretrained, which the run's identity knows")
         with torch.device("meta"):
             full: Any = timm.create_model(name, features_only=True, **(options or {}))
         stages = len(full.feature_info.channels())
@@ -93,7 +108,10 @@ class TimmBackbone(Backbone):
         # Some feature wrappers return [B, h, w, C]; timm states it in this attribute.
         self.channels_last_output = getattr(network, "output_fmt", None) is not None and str(network.output_fmt.value) == "NHWC"
         self.network = network
-        self.load_pretrained(self.network, pretrained, pretrained_skip)
+        path = self.weights_by_name(name) if pretrained is True else given_file(pretrained)
+        self.load_pretrained(self.network, path and str(path), pretrained_skip)
+
+    weights_by_name = staticmethod(timm_file)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map images [B, 3, H, W] to the stage's features [B, out_channels, h, w]."""

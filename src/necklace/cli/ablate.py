@@ -5,39 +5,108 @@ Heavy imports wait until the command line is known to be good, and the launcher'
 
 import argparse
 import gc
-import signal
 import sys
 from pathlib import Path
 
-from necklace.study.study_file import METRICS
+from necklace.cli.stopping import at_once, stoppable
+from necklace.study.study_file import (
+    EXPERIMENTS,
+    METRIC_NAMES,
+    STUDY_FILE,
+    StudyFile,
+    known_metric,
+    named_rows,
+    override,
+    read_study,
+    study_name,
+)
 
 VERBS = ("run", "plan", "table", "verify", "reproduce", "sync")
-STOPPED = "stopped; the same command continues from here"
+# These read records/ alone.
+OF_RECORDS = ("verify", "reproduce", "metric")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command and carry it out; exit code 1 where a run is not done or something does not hold."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     parsed = parse(arguments)
+    from necklace.cli.errors import EXPECTED
+
     try:
+        check(parsed)
         if parsed.verb == "run" and not parsed.root:
             from necklace.launcher.server import start_server
             from necklace.study.preload import PRELOAD
 
             start_server(PRELOAD)  # which imports, on another core, what this process is about to import as well
-        from necklace.cli.errors import EXPECTED
-        from necklace.cli.study import carry_out
-    except KeyboardInterrupt:
-        sys.exit(STOPPED)
-    try:
-        code = carry_out(parsed)
-    except KeyboardInterrupt:
-        sys.exit(STOPPED)
+        with at_once():
+            from necklace.cli.study import carry_out
+
+        with stoppable():
+            code = carry_out(parsed)
     except EXPECTED as error:
         sys.exit(f"error: {error}")
     gc.freeze()  # the interpreter's end would look through all that was imported: 1.3 s
     sys.exit(code)
+
+
+def check(parsed: argparse.Namespace) -> None:
+    """Find mistakes in what was asked for before anything heavy is imported; sets `name` to the study's name alone.
+
+    Raises:
+        ValueError: The name is none, or the study's file or an override is wrong.
+        FileNotFoundError: There is no such study.
+    """
+    if parsed.name is None:
+        return
+    parsed.name = study_name(parsed.name)
+    folder = EXPERIMENTS / parsed.name
+    if parsed.verb not in OF_RECORDS or not folder.is_dir():
+        file = read_study(folder / STUDY_FILE)
+        if parsed.verb not in OF_RECORDS:
+            _check_overrides(file, parsed)
+
+
+def _check_overrides(file: StudyFile, parsed: argparse.Namespace) -> None:
+    """Compose the first row as far as Hydra goes; the plan composes all of them."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from necklace.cli.train import CONFIGS
+    from necklace.config import Composer
+
+    shared, for_hydra = overrides_of(parsed)
+    grid = next((grid for grid in file.grids if "match" not in grid), {})
+    options, name = named_rows(grid)[0] if grid else ({}, "")
+    row = [override(key, value) for key, value in options.items()]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        composer = Composer(GlobalHydra.instance().config_loader(), "train")
+        try:
+            composer.compose([*for_hydra, *file.overrides, *shared, *row])
+        except (HydraException, OmegaConfBaseException) as error:
+            from necklace.options.refusal import explained
+
+            told = [*for_hydra, *file.overrides, *shared, *row]
+            raise ValueError(f"{file.name}: row '{name}': {explained(composer, told, error)}") from error
+
+
+def overrides_of(parsed: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The overrides of the runs, and those of Hydra's own options, with the launcher among them.
+
+    Raises:
+        ValueError: One sets what the study sets.
+    """
+    own = [text for text in parsed.overrides if not text.lstrip("+~").startswith("hydra")]
+    for_hydra = [text for text in parsed.overrides if text not in own]
+    for text in own:
+        if text.lstrip("+~").partition("=")[0] in ("seed", "study", "rerun"):
+            raise ValueError(f"{text}: the study sets this; see --seeds, --retry-failed and --rerun-stale")
+    if parsed.config_dir:
+        for_hydra.append(override("hydra.searchpath", [f"file://{parsed.config_dir.resolve()}"]))
+    from necklace.launcher.local import launching_overrides
+
+    return own, launching_overrides(for_hydra)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -47,7 +116,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description="Run what is missing of a study and write its tables, figures and report.",
         epilog="Overrides (key=value) are Hydra's, of all runs; hydra.launcher.slots=N trains so many runs side by side.",
     )
-    parser.add_argument("name", nargs="?", help="folder below experiments/")
+    parser.add_argument("name", nargs="?", help="folder below experiments/, or its path")
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help=f"may begin with a verb: {', '.join(VERBS)}"
     )
@@ -67,17 +136,21 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     instead.add_argument("--from", dest="root", type=Path, metavar="DIR", help="a table of any runs, such as outputs/runs")
     parser.add_argument(
         "--metric",
-        choices=METRICS,
+        type=_metric,
         metavar="METRIC",
-        help=f"with --from: one of {', '.join(METRICS)}; the first if none is given",
+        help=f"print the table of another metric, and write nothing: {METRIC_NAMES}",
     )
     parser.add_argument("--figures", type=Path, metavar="DIR", help="with --from: also draw figures into this folder")
     parsed = parser.parse_intermixed_args(arguments)
     _take_verb(parsed, parser)
     if (parsed.name is None) == (parsed.root is None):
         parser.error("one of NAME and --from DIR, please")
-    if parsed.root is None and (parsed.metric or parsed.figures):
-        parser.error("--metric and --figures go with --from DIR; a study's metric stands in its study.yaml")
+    if parsed.root is None and parsed.figures:
+        parser.error("--figures goes with --from DIR; a study draws its figures into its own folder")
+    if parsed.root is None and parsed.metric:
+        if parsed.verb not in ("run", "table") or parsed.overrides:
+            parser.error("--metric goes with NAME or --from DIR alone: it prints a table and does nothing else")
+        parsed.verb = "metric"
     if parsed.config_dir and not parsed.config_dir.is_dir():
         parser.error(f"--config-dir {parsed.config_dir}: there is no such folder")
     if parsed.name and "=" in parsed.name:
@@ -109,6 +182,13 @@ def _take_verb(parsed: argparse.Namespace, parser: argparse.ArgumentParser) -> N
         parsed.reproduce = int(count)
     for text in filter(_is_word, parsed.overrides):
         parser.error(f"{text}: must be key=value; one verb may follow the study's name: {', '.join(VERBS)}")
+
+
+def _metric(name: str) -> str:
+    try:
+        return known_metric(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"invalid choice: {name!r} (one of {METRIC_NAMES})") from error
 
 
 def _is_word(text: str) -> bool:

@@ -3,14 +3,13 @@
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from hydra import initialize_config_dir
 
 from necklace.cli.errors import EXPECTED
 from necklace.cli.train import CONFIGS
 from necklace.study.plan import make_plan
-from necklace.study.study_file import read_study
+from necklace.study.study_file import EXPERIMENTS, STUDY_FILE, read_study, study_name
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -50,7 +49,7 @@ def dashboard(parsed: argparse.Namespace) -> str:
                 "--dry-run prints the workspace without a server; experiments/NAME/report.html shows the same here"
             )
         entity = entity or default_entity()
-    study = read_study(Path("experiments") / parsed.name / "study.yaml")
+    study = read_study(EXPERIMENTS / study_name(parsed.name) / STUDY_FILE)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         built = workspace(make_plan(study, parsed.overrides, 1), entity or "")
     if parsed.dry_run:

@@ -16,12 +16,13 @@ def main(arguments: list[str] | None = None) -> None:
         description="Draw a finished run's receptive field, gates and confusion matrix into its pictures/, with their numbers.",
     )
     parser.add_argument("folder", type=Path, help="the run's folder, outputs/STUDY/RUN")
-    folder = parser.parse_args(arguments).folder
+    parser.add_argument("--trust", metavar="DIR", help="folder of your own classes that the run uses; their code runs")
+    given = parser.parse_args(arguments)
     console = Console(soft_wrap=True, highlight=False)
     from necklace.diagnostics.pictures import draw_run  # not to explain the command, as torch takes its time
 
     try:
-        for line in draw_run(folder):
+        for line in draw_run(given.folder, given.trust):
             console.print(line, markup=False)
     except EXPECTED as error:
         sys.exit(f"error: {error}")

@@ -1,13 +1,16 @@
 """The command `necklace`: one verb for each daily task."""
 
-import signal
 import sys
+
+from necklace.cli.stopping import at_once
 
 USAGE = """usage: necklace VERB ...
 
   train key=value ...     train and test one run, or one of each combination with -m
   ablate NAME             run what is missing of a study and write its tables; also plan, table, verify, reproduce, sync
   inspect RUN             draw a finished run's receptive field, gates and confusion matrix
+  predict RUN IMAGES...   a finished run's predictions for files and folders of images, as CSV or JSON
+  export RUN              write a finished run's model for other programs: ONNX, TorchScript or safetensors
   dashboard NAME          save a study's panels as a workspace of its W&B project
   bench WHAT              measure speed: loader, studies, records or gates
 
@@ -20,20 +23,27 @@ def main() -> None:
     if verb in ("-h", "--help"):
         print(USAGE)
     elif verb == "train":
-        from necklace.cli import train
+        with at_once():  # until there is something to stop in good order
+            from necklace.cli import train
 
-        train.command(arguments)
+            train.command(arguments)
     elif verb == "ablate":
-        # Until there is something to stop in good order, Ctrl-C ends this process without a traceback out of its imports.
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-        from necklace.cli import ablate
+        with at_once():
+            from necklace.cli import ablate
 
-        ablate.main(arguments)
+            ablate.main(arguments)
     elif verb == "inspect":
         from necklace.cli import inspection
 
         inspection.main(arguments)
+    elif verb == "predict":
+        from necklace.cli import prediction
+
+        prediction.main(arguments)
+    elif verb == "export":
+        from necklace.cli import export
+
+        export.main(arguments)
     elif verb == "dashboard":
         from necklace.cli import dashboard
 
@@ -43,7 +53,9 @@ def main() -> None:
 
         bench.main(arguments)
     else:
-        sys.exit(f"{USAGE}\n\nerror: {verb or 'no verb'}: must be one of train, ablate, inspect, dashboard, bench")
+        sys.exit(
+            f"{USAGE}\n\nerror: {verb or 'no verb'}: must be one of train, ablate, inspect, predict, export, dashboard, bench"
+        )
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ import argparse
 import shlex
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from hydra import initialize_config_dir
 from rich.console import Console
 
+from necklace.cli.ablate import overrides_of
 from necklace.cli.train import CONFIGS
 from necklace.results.analysis import analyse
 from necklace.results.comparability import check_comparable
@@ -19,15 +21,15 @@ from necklace.results.verify import verify
 from necklace.results.write import write_study
 from necklace.study.adhoc import study_of_runs
 from necklace.study.collect import Kept, collect
-from necklace.study.execute import execute, launching_overrides
+from necklace.study.execute import execute
 from necklace.study.plan import Plan, make_plan
 from necklace.study.profile import row_costs
 from necklace.study.progress import plan_lines
 from necklace.study.reproduce import reproduce
 from necklace.study.status import StatusReader
 from necklace.study.store import StudyRecords, read_records
-from necklace.study.study_file import METRICS, override, read_study
-from necklace.tracking.wandb_study import sync, wandb_mode_of, wandb_settings, write_table
+from necklace.study.study_file import EXPERIMENTS, METRICS, STUDY_FILE, read_study
+from necklace.tracking.wandb_study import logger_settings, sync, wandb_mode_of, write_table
 
 TRAIN = Path(__file__).with_name("train.py")
 
@@ -37,9 +39,11 @@ def carry_out(arguments: argparse.Namespace) -> int:
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if arguments.root:
         return _table_of_runs(arguments.root, arguments.metric or METRICS[0], arguments.figures, console)
-    folder = Path("experiments") / arguments.name
+    folder = EXPERIMENTS / arguments.name
     if arguments.verb == "verify":
         return _verify(read_records(folder), folder, console)
+    if arguments.verb == "metric":
+        return _table_by_metric(read_records(folder), arguments.metric, folder)
     if arguments.verb == "reproduce":
         return _reproduce(read_records(folder), arguments.reproduce, arguments.overrides, console)
     return _study(arguments, folder, console)
@@ -47,11 +51,11 @@ def carry_out(arguments: argparse.Namespace) -> int:
 
 def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int:
     """Plan a study, and run it, write its tables, or upload it."""
-    file = read_study(folder / "study.yaml")
-    own, for_hydra = _overrides(arguments)
+    file = read_study(folder / STUDY_FILE)
+    own, for_hydra = overrides_of(arguments)
     kept = Kept(folder)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        plan = make_plan(file, own, arguments.seeds, launching_overrides(for_hydra))
+        plan = make_plan(file, own, arguments.seeds, for_hydra)
         status = StatusReader(plan)
         rerun = ({"failed"} if arguments.retry_failed else set()) | ({"stale"} if arguments.rerun_stale else set())
         _print_plan(status, rerun, kept, console)
@@ -66,9 +70,8 @@ def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int
         given = [*own, *seeds, *(part for field in arguments.allow for part in ("--allow", field))]
         _check_replaced(plan, kept, given, folder)
         trains = arguments.verb == "run"
-        if trains:
-            execute(status, TRAIN, rerun, lambda: wandb_settings(plan, console), console)
-        study = StudyRecords(plan.info(arguments.allow, given), collect(plan, status, kept), {})
+        refused = execute(status, TRAIN, rerun, lambda: logger_settings(plan, console), console) if trains else {}
+        study = StudyRecords(plan.info(arguments.allow, given), collect(plan, status, kept, refused), {})
         differences = check_comparable(study)  # runs that cannot be compared need not be measured
         study = StudyRecords(study.info, study.runs, row_costs(plan, study.runs, folder, measure=trains))
         mode = wandb_mode_of(plan) if trains else None
@@ -83,18 +86,6 @@ def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int
     if line:
         console.print(line)
     return 1 if any(run.record is None for run in study.runs) else 0
-
-
-def _overrides(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """The overrides of the runs, and those of Hydra's own options."""
-    own = [text for text in arguments.overrides if not text.lstrip("+~").startswith("hydra")]
-    for_hydra = [text for text in arguments.overrides if text not in own]
-    for text in own:
-        if text.lstrip("+~").partition("=")[0] in ("seed", "study", "rerun"):
-            raise ValueError(f"{text}: the study sets this; see --seeds, --retry-failed and --rerun-stale")
-    if arguments.config_dir:
-        for_hydra.append(override("hydra.searchpath", [f"file://{arguments.config_dir.resolve()}"]))
-    return own, for_hydra
 
 
 def _print_plan(status: StatusReader, rerun: set[str], kept: Kept, console: Console) -> None:
@@ -123,8 +114,8 @@ def _check_replaced(plan: Plan, kept: Kept, given: Sequence[str], folder: Path) 
         return
     if before:
         raise ValueError(
-            f"{held} of ablate.py {plan.name} {before} {one}, which the table would lose without that; give it again, "
-            f"put it into study.yaml, or remove {folder / 'records'}"
+            f"{held} of ablate.py {shlex.quote(plan.name)} {before} {one}, which the table would lose without that; "
+            f"give it again, put it into study.yaml, or remove {folder / 'records'}"
         )
     raise ValueError(
         f"{held} that these overrides or seeds have no place for {one}; "
@@ -152,6 +143,15 @@ def _verify(study: StudyRecords, folder: Path, console: Console) -> int:
         done = sum(1 for run in study.runs if run.record)
         console.print(f"{folder}: tables, figures and report are what the {done} records give")
     return 1 if problems else 0
+
+
+def _table_by_metric(study: StudyRecords, metric: str, folder: Path) -> int:
+    """Print the table of a study's records by another metric than its own."""
+    known = sorted({name for run in study.runs if run.record for name in run.record.metrics})
+    if metric not in known:
+        raise ValueError(f"{folder}: no run has the metric {metric}; there are: {', '.join(known) or 'none'}")
+    _print(table_text(analyse(replace(study, info=replace(study.info, metric=metric)))), study.info.name)
+    return 0
 
 
 def _reproduce(study: StudyRecords, count: int, overrides: Sequence[str], console: Console) -> int:

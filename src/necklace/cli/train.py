@@ -3,6 +3,7 @@
 Also a script: Lightning starts the other processes of a run by this file's path.
 """
 
+import copy
 import os
 import sys
 from pathlib import Path
@@ -11,12 +12,17 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
-from necklace.run.runner import run_composed
+from necklace.cli.stopping import at_once, stoppable
+from necklace.config import choices_of, loading
 
 # In a checkout a link to the repository's configs/.
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+# Flags with which Hydra shows something and runs nothing.
+SHOWING = ("--cfg", "-c", "--help", "-h", "--hydra-help", "--info", "-i", "--shell-completion", "-sc", "--version")
 
 
 class Stop(CompactHydraException):
@@ -24,33 +30,70 @@ class Stop(CompactHydraException):
 
 
 @hydra.main(config_path=str(CONFIGS), config_name="train", version_base="1.3")
-def main(config: DictConfig) -> None:
-    """Run the composed config; an error reaches the user as its message, all of it with HYDRA_FULL_ERROR=1."""
+def _run(config: DictConfig) -> float | None:
     devices = str(config.trainer.devices)
     # Lightning starts the other ranks as this same command. Were that the whole multirun, each rank would go through it by
     # itself and train another run than its neighbours; this project's launcher gives each run the command of a single run.
     if HydraConfig.get().mode == RunMode.MULTIRUN and devices != "1":
         raise Stop(f"error: -m with trainer.devices={devices}: add hydra/launcher=local, or start the runs one by one")
+    with at_once():
+        from necklace.run.runner import run_composed, val_metric, words_of  # here, so that --help need not wait for it
     try:
-        run_composed(config)
+        record = run_composed(config)
+        return None if record is None else val_metric(record)
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        cause = error
-        # Hydra wraps what a constructor raises; the constructor's own words are the ones to read.
-        while cause.__cause__ is not None and type(cause).__module__.startswith("hydra"):
-            cause = cause.__cause__
-        raise Stop(f"error: {cause}") from error
+        raise Stop(_shown(words_of(error))) from error
+
+
+def main() -> None:
+    """Run what the command line asks for; an error reaches the user as its message, all of it with HYDRA_FULL_ERROR=1.
+
+    All runs of a multirun are checked before the first one starts. A run gives Hydra's sweepers that search the val metric
+    that chose its weights, never a test metric.
+    """
+    with at_once():
+        from necklace.options.check import check_options
+        from necklace.options.errors import OptionError
+        from necklace.options.refusal import explained
+
+    shows = any(text.partition("=")[0] in SHOWING for text in sys.argv[1:])
+
+    def check(config: DictConfig) -> None:
+        if shows:
+            return
+        choices, overrides = choices_of(config.hydra), list(config.hydra.overrides.task)
+        config = copy.deepcopy(config)
+        with open_dict(config):
+            del config["hydra"]
+        try:
+            check_options(config, choices, overrides if int(os.environ.get("LOCAL_RANK", "0")) == 0 else [])
+        except OptionError as error:
+            raise Stop(_shown(str(error))) from error
+
+    with loading(check, lambda composer, overrides, error: _shown(explained(composer, overrides, error))):
+        _run()
+
+
+def _shown(problems: str) -> str:
+    return f"error: {problems}"
+
+
+def start() -> None:
+    """`main` as a command: Ctrl-C is answered in a line."""
+    with stoppable():
+        main()
 
 
 def command(arguments: list[str]) -> None:
     """`necklace train ARGUMENTS`: as if this file were the script, since Hydra and Lightning read the command line."""
     sys.argv[:] = [__file__, *arguments]
     sys.modules["__main__"].__spec__ = None  # of python -m, which Lightning would start a run's other processes with
-    main()
+    start()
 
 
 if __name__ == "__main__":
     # Python looks for modules beside a script first, where a user's own study.py would be this package's.
     sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != Path(__file__).resolve().parent]
-    main()
+    start()

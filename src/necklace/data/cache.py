@@ -1,8 +1,8 @@
 """Decoded images in a file, for a split that does not fit into memory: decoded once, then mapped.
 
-The file's name is a sha256 over the bytes and names of the image files in their order, the version of this file format, and
-the version of Pillow. So a changed image is decoded again, but not a moved folder. The file is written under a lock and gets
-its name when it is complete: if several processes need it, one decodes and the others wait.
+The file's name is a sha256 over the bytes and names of the image files in their order, the limit on their pixels, the version
+of this file format, and the version of Pillow. So a changed image is decoded again, but not a moved folder. The file is written
+under a lock and gets its name when it is complete: if several processes need it, one decodes and the others wait.
 
 Format: the pixels, as in `ImageSet`; then, as JSON, height and width of each image or the reason why it cannot be read; then
 the length of that JSON in 8 bytes. A file whose size does not match its content is written again.
@@ -12,21 +12,22 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import PIL
 import torch
 from filelock import FileLock
 
-from necklace.data.files import File, cores, decode_files, decoded_sizes, readable, report
-from necklace.data.images import ImageSet
+from necklace.data.files import File, cores, decode_files, decoded_sizes, readable
+from necklace.data.images import ImageSet, SplitName
+from necklace.data.problems import Problems
 
-FILE_VERSION = 1  # increase it with each change of the file format or of decoding
+FILE_VERSION = 2  # increase it with each change of the file format or of decoding
 
 Outcome = tuple[int, int] | str
 """Height and width of a decoded image, or the reason why it cannot be decoded."""
@@ -53,69 +54,55 @@ class PixelCache:
 
 
 def read_split(
-    root: Path,
-    files: list[File],
-    labels: torch.Tensor,
-    names: list[str],
-    on_corrupt: Literal["stop", "skip"],
-    cache: PixelCache,
-    misfit: Callable[[int, int, int], tuple[str, str] | None] | None = None,
-) -> tuple[ImageSet, list[tuple[str, str]]]:
+    split: SplitName, files: list[File], labels: torch.Tensor, names: list[str], problems: Problems, cache: PixelCache
+) -> ImageSet:
     """Decode the images of a split, or map them from the cache if they need more memory than it allows.
 
     Args:
-        root: The folder to which the names of the files are relative.
-        files: The files, none of which has a `problem`.
+        split: The split.
+        files: Its files, none of which has a `problem`.
         labels: int64 `[N]` or int8 `[N, K]`, as in `ImageSet`.
         names: Ids of the images, as in `ImageSet`.
-        on_corrupt: Whether to stop at a file that cannot be used, or to skip it.
+        problems: Gets the files that cannot be decoded. The caller stops the run at them.
         cache: Settings of the cache.
-        misfit: Maps an image's index, height and width to None or, if the image cannot be used, a file's name and the reason.
 
     Returns:
-        The usable images, and (path relative to the root, reason) of the others.
+        The readable images.
 
     Raises:
-        ValueError: A file cannot be used, and `on_corrupt` is `stop`.
         OSError: The cache cannot be written, for example because the disk is full.
     """
     sizes = decoded_sizes(files)
     mapped = sum(sizes) > cache.memory_gib * 2**30
-    problems: list[tuple[str, str]] = []
     kept: list[int] = []
     images: list[torch.Tensor] = []
 
     def usable(index: int, outcome: Outcome) -> bool:
         if isinstance(outcome, str):
-            problem = files[index].name, outcome
-        else:
-            problem = misfit(index, *outcome) if misfit is not None else None
-        if problem is not None:
-            report(root, *problem, problems, on_corrupt)
+            problems.add(split, files[index].name, outcome)
             return False
         kept.append(index)
         return True
 
     if mapped:
-        pixels, outcomes = _mapped(files, sizes, on_corrupt, Path(cache.folder).expanduser())
+        pixels, outcomes = _mapped(files, sizes, problems.on_corrupt == "stop", Path(cache.folder).expanduser())
         used = [usable(index, outcome) for index, outcome in enumerate(outcomes)]
-        # A problem that stops the decoding makes `outcomes` shorter than `files`, but then usable() has raised already.
+        if not pixels.numel():  # no image is readable, or nothing was kept as the run stops
+            return ImageSet.build([], labels[:0], [])
         shapes = torch.tensor([(0, 0) if isinstance(outcome, str) else outcome for outcome in outcomes]).view(-1, 2)
         starts = (shapes.prod(1) * 3).cumsum(0) - shapes.prod(1) * 3
         chosen = torch.tensor(used, dtype=torch.bool)
-        return ImageSet(pixels, shapes[chosen], labels[chosen], tuple(names[i] for i in kept), starts[chosen]), problems
+        return ImageSet(pixels, shapes[chosen], labels[chosen], tuple(names[i] for i in kept), starts[chosen])
     with closing(decode_files(files, sizes)) as results:
         for index, result in enumerate(results):
             if isinstance(result, str):
                 usable(index, result)
             elif usable(index, (result.shape[0], result.shape[1])):
                 images.append(result)
-    return ImageSet.build(images, labels[kept], [names[index] for index in kept]), problems
+    return ImageSet.build(images, labels[kept], [names[index] for index in kept])
 
 
-def _mapped(
-    files: list[File], sizes: list[int], on_corrupt: Literal["stop", "skip"], folder: Path
-) -> tuple[torch.Tensor, list[Outcome]]:
+def _mapped(files: list[File], sizes: list[int], stop: bool, folder: Path) -> tuple[torch.Tensor, list[Outcome]]:
     """Return the pixels of all readable images, uint8 `[P]` mapped from the cache, and the outcome of each file."""
     path = folder / f"{_key(files)}.pixels"
     try:
@@ -125,7 +112,7 @@ def _mapped(
             with FileLock(path.with_suffix(".lock")):
                 outcomes = _outcomes(path)  # another process may have written it while this one waited
                 if outcomes is None:
-                    outcomes = _build(path, files, sizes, on_corrupt)
+                    outcomes = _build(path, files, sizes, stop)
     except OSError as error:
         size = sum(sizes) / 2**30
         raise OSError(
@@ -133,26 +120,26 @@ def _mapped(
             f"({error.strerror or error}); data.memory_gib={math.ceil(size)} keeps them in memory instead"
         ) from error
     total = _bytes(outcomes) if path.exists() else 0
-    if not total:  # no image is readable, or a problem stopped the decoding
+    if not total:  # no image is readable, or a problem stops the run
         return torch.empty(0, dtype=torch.uint8), outcomes
     # Private pages: writes to them stay in this process and do not reach the file.
     return torch.from_file(str(path), shared=False, size=total, dtype=torch.uint8), outcomes
 
 
-def _build(path: Path, files: list[File], sizes: list[int], on_corrupt: Literal["stop", "skip"]) -> list[Outcome]:
-    """Decode the files into `path`; with on_corrupt=stop, the first problem ends the outcomes and nothing is written."""
+def _build(path: Path, files: list[File], sizes: list[int], stop: bool) -> list[Outcome]:
+    """Decode the files into `path`; with `stop`, a problem leaves no file, as the run will end with all problems."""
     part = path.with_suffix(".part")
     outcomes: list[Outcome] = []
+    lost = False
     try:
         with part.open("wb") as out, closing(decode_files(files, sizes)) as results:
             for result in results:
-                if isinstance(result, str):
-                    outcomes.append(result)
-                    if on_corrupt == "stop":
-                        return outcomes
-                else:
-                    outcomes.append((result.shape[0], result.shape[1]))
+                outcomes.append(result if isinstance(result, str) else (result.shape[0], result.shape[1]))
+                lost = lost or (stop and isinstance(result, str))
+                if not lost and not isinstance(result, str):
                     out.write(result.contiguous().numpy().data)
+            if lost:
+                return outcomes
             _end(out, outcomes)
         os.replace(part, path)
     finally:
@@ -203,6 +190,6 @@ def _key(files: list[File]) -> str:
             return str(error.strerror)  # reading it later fails in the same way
 
     with ThreadPoolExecutor(cores()) as pool:
-        content = [(file.name, found) for file, found in zip(files, pool.map(digest, files), strict=True)]
+        content = [(file.name, file.max_pixels, found) for file, found in zip(files, pool.map(digest, files), strict=True)]
     text = json.dumps([FILE_VERSION, PIL.__version__, content])  # escapes all non-ASCII characters, undecodable bytes included
     return hashlib.sha256(text.encode()).hexdigest()

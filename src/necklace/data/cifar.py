@@ -1,12 +1,13 @@
-"""CIFAR-10 and CIFAR-100, downloaded and checked by torchvision.
+"""CIFAR-10 and CIFAR-100, downloaded and checked by torchvision; CIFAR-100 with its 100 fine or its 20 coarse labels.
 
 Every file is compared with torchvision's checksum before each read: the files are pickles, which can run arbitrary code when
 they are loaded.
 """
 
 import os
+import pickle
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
@@ -24,25 +25,37 @@ class Cifar:
 
     Attributes:
         root: The folder that holds `cifar-10-batches-py/` or `cifar-100-python/`.
-        classes: Names of the classes, in the dataset's own order (CIFAR-100: the 100 fine ones).
+        classes: Names of the classes, in the dataset's own order (CIFAR-100: the 100 fine ones, or the 20 coarse ones).
         skipped: Always empty.
     """
 
     skipped: tuple[tuple[str, str], ...] = ()
 
-    def __init__(self, root: str | Path, name: Literal["cifar10", "cifar100"] = "cifar10", download: bool = False):
+    def __init__(
+        self,
+        root: str | Path,
+        name: Literal["cifar10", "cifar100"] = "cifar10",
+        download: bool = False,
+        labels: Literal["fine", "coarse"] = "fine",
+    ):
         """Check the files, and download them if `download` is set and they are missing.
 
         Args:
             root: Folder where the archive is downloaded and unpacked.
             name: The dataset.
             download: Whether to download missing files.
+            labels: CIFAR-100's 100 `fine` or 20 `coarse` labels; CIFAR-10 has one kind, called `fine` here.
 
         Raises:
+            ValueError: A name or a kind of labels is unknown.
             FileNotFoundError: Files are missing or damaged; the message names them, the archive and where to put it.
         """
         if name not in SETS:
             raise ValueError(f"data.source.name={name!r}: must be {' or '.join(SETS)}")
+        if labels != "fine" and not (labels == "coarse" and name == "cifar100"):
+            allowed = "fine or coarse" if name == "cifar100" else "fine, as only CIFAR-100 has coarse labels"
+            raise ValueError(f"data.labels={labels}: must be {allowed}")
+        self.labels = labels
         self.root, self.name, self._make = Path(root).expanduser().resolve(), name, SETS[name]
         archives = [self._make.filename]
         wrong = self._wrong_files()
@@ -51,7 +64,10 @@ class Cifar:
             wrong = self._wrong_files()
         if wrong:
             raise FileNotFoundError(f"{name}: {', '.join(wrong)}; {by_hand(self.root, archives)}")
-        self.classes: tuple[str, ...] = tuple(self._make(str(self.root), train=False).classes)
+        if labels == "coarse":
+            self.classes: tuple[str, ...] = tuple(self._content(self._make.meta["filename"])["coarse_label_names"])
+        else:
+            self.classes = tuple(self._make(str(self.root), train=False).classes)
 
     def split(self, name: SplitName) -> ImageSet | None:
         """Read the images of `train` or `test`; None for `val`."""
@@ -61,9 +77,19 @@ class Cifar:
         return ImageSet(
             pixels=torch.from_numpy(data.data.reshape(-1)),
             shapes=torch.tensor(data.data.shape[1:3]).repeat(len(data), 1),
-            labels=torch.tensor(data.targets, dtype=torch.int64),
+            labels=torch.tensor(data.targets if self.labels == "fine" else self._coarse(name), dtype=torch.int64),
             names=tuple(f"{name}/{index}" for index in range(len(data))),
         )
+
+    def _coarse(self, name: SplitName) -> list[int]:
+        """Return the coarse labels of a split; torchvision gives only the fine ones."""
+        files = self._make.train_list if name == "train" else self._make.test_list
+        return [label for file, _ in files for label in self._content(file)["coarse_labels"]]
+
+    def _content(self, file: str) -> dict[str, Any]:
+        """Return what one of the dataset's files holds; its checksum has been compared."""
+        with open(self.root / self._make.base_folder / file, "rb") as content:
+            return pickle.load(content, encoding="latin1")
 
     def _wrong_files(self) -> list[str]:
         """Return a phrase for each missing or damaged file."""

@@ -13,6 +13,7 @@ import torch
 
 from necklace.data.augment import Augmentation, normalise
 from necklace.data.images import ImageSet, SplitName
+from necklace.data.sampler import Balanced, Sampler, check_sampler
 from necklace.data.sizes import Fixed, Native, Sizes, Step
 from necklace.data.splits import Splits
 from necklace.seeding import torch_generator
@@ -109,11 +110,13 @@ class DataModule(pl.LightningDataModule):
         eval_sizes: Further sides in pixels at which the test split is evaluated.
         mean: Channel means for normalisation, in [0, 1].
         std: Channel standard deviations, in the same units.
+        sampler: `shuffle`: an epoch has each training image once; `balanced`: each class equally often, see `sampler.py`.
 
     Attributes:
         splits: Split to its images.
         classes: Names of the classes.
         skipped: (path, reason) of every image left out.
+        notes: What a reader of the results should know about the data, as sentences without full stop.
         min_gap: Minimum number of pixels between the two things that a label depends on, or None.
         digest: SHA-256 of each split's content.
         size: A typical height and width: the fixed size, the evaluation size, or the most frequent native one.
@@ -133,6 +136,7 @@ class DataModule(pl.LightningDataModule):
         eval_sizes: Sequence[int] = (),
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.25, 0.25, 0.25),
+        sampler: Sampler = "shuffle",
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -140,9 +144,11 @@ class DataModule(pl.LightningDataModule):
         train = splits.images["train"]
         if len(train) < batch_size:
             raise ValueError(f"batch_size={batch_size}: larger than the training split of {len(train)} images")
-        self.sizes, self.seed, self.batch_size, self.augment = sizes, seed, batch_size, augment
+        check_sampler(sampler, train.labels)
+        self.sizes, self.seed, self.batch_size, self.augment, self.sampler = sizes, seed, batch_size, augment, sampler
         self.mean, self.std = tuple(mean), tuple(std)
         self.splits, self.classes, self.skipped, self.min_gap = splits.images, splits.classes, splits.skipped, splits.min_gap
+        self.notes = splits.notes
         self.size = _typical_size(sizes, train)
         self.digest = splits.digest
         self._sized = {
@@ -184,6 +190,10 @@ class DataModule(pl.LightningDataModule):
         sized = self._sized[name] if size is None else SizedImages(images, None)
         return Batches(lambda: (0, steps), sized, images.labels, rank)
 
+    def class_counts(self) -> dict[SplitName, list[int]]:
+        """The number of images of each class in each split; with several labels an image, of those that show it."""
+        return {name: _class_counts(images.labels, len(self.classes)) for name, images in self.splits.items()}
+
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
@@ -192,8 +202,9 @@ class DataModule(pl.LightningDataModule):
         epoch = self.trainer.current_epoch if self.trainer else 0
         if self._planned is None or self._planned[0] != epoch:
             rank, world_size = self._ranks()
-            shapes = self.splits["train"].shapes
-            self._planned = epoch, self.sizes.train_steps(shapes, self.batch_size, self.seed, epoch, rank, world_size)
+            train = self.splits["train"]
+            plan = Balanced(self.sizes, train.labels) if self.sampler == "balanced" else self.sizes
+            self._planned = epoch, plan.train_steps(train.shapes, self.batch_size, self.seed, epoch, rank, world_size)
         return self._planned
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -206,6 +217,11 @@ class DataModule(pl.LightningDataModule):
         if augment:
             images = self.augment(images, torch_generator(self.seed, "augment", *batch.step.tolist()))
         return batch._replace(images=normalise(images, self.mean, self.std))
+
+
+def _class_counts(labels: torch.Tensor, classes: int) -> list[int]:
+    """Images of each class, from labels int64 [N] or int8 [N, K]."""
+    return (labels.bincount(minlength=classes) if labels.ndim == 1 else (labels == 1).sum(0)).tolist()
 
 
 def _typical_size(sizes: Sizes, images: ImageSet) -> tuple[int, int]:

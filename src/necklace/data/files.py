@@ -1,4 +1,4 @@
-"""Decoding of image files, and reports of files that cannot be decoded.
+"""Decoding of image files.
 
 Every image becomes RGB, 8 bits per channel, at its own size. Special cases:
 
@@ -11,39 +11,48 @@ Every image becomes RGB, 8 bits per channel, at its own size. Special cases:
 import io
 import math
 import os
+import re
+import threading
 import warnings
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-# Pillow supports more formats than these, some of which start other programs (EPS) or render text.
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
-EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-)
+from necklace.data.formats import FORMATS, why_unreadable
+
+MAX_PIXELS = 89_478_485  # Pillow's own limit: an image of a few kB can decode to any size, and take the memory of the machine
 
 
 @dataclass(frozen=True)
 class File:
-    """A file: its path, its name relative to the root, and, if it must not be read, the reason."""
+    """A file.
+
+    Attributes:
+        path: Where it is.
+        name: Its name relative to the root.
+        problem: The reason why it must not be read, if there is one.
+        max_pixels: As in `decode`.
+    """
 
     path: str
     name: str
     problem: str | None = None
+    max_pixels: int = MAX_PIXELS
 
 
-def decode(data: bytes) -> torch.Tensor:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
     """Decode the bytes of an image file.
 
     Args:
         data: The whole file.
+        max_pixels: An image of more pixels is refused before they are decoded.
 
     Returns:
         uint8 `[h, w, 3]`, RGB.
@@ -54,14 +63,81 @@ def decode(data: bytes) -> torch.Tensor:
     if not data:
         raise ValueError("the file is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _opened(io.BytesIO(data), max_pixels) as image:
             image.load()
-            return torch.from_numpy(_rgb(_upright(image)))
+            return pixels_of(image)
     except UnidentifiedImageError:
-        raise ValueError(f"not an image, or of another format than {', '.join(FORMATS)}") from None
+        raise ValueError(why_unreadable(data)) from None
     except Exception as error:
         # For a broken file, Pillow may raise almost any exception, including struct.error and IndexError.
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def pixels_of(image: Image.Image) -> torch.Tensor:
+    """Convert an image of Pillow, as it was opened, to upright RGB pixels: uint8 `[h, w, 3]`.
+
+    Raises:
+        ValueError: Its pixels have no fixed range.
+    """
+    return torch.from_numpy(_rgb(_upright(image)))
+
+
+class _PillowLimit:
+    """Pillow's own limit on pixels, one for the whole process: while images are open here, the largest of their limits."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.active: list[int] = []
+        self.before = Image.MAX_IMAGE_PIXELS
+
+    @contextmanager
+    def at(self, max_pixels: int) -> Iterator[None]:
+        with self.lock:
+            if not self.active:
+                self.before = Image.MAX_IMAGE_PIXELS
+            self.active.append(max_pixels)
+            Image.MAX_IMAGE_PIXELS = max(self.active)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.active.remove(max_pixels)
+                Image.MAX_IMAGE_PIXELS = max(self.active, default=self.before)
+
+
+_pillow_limit = _PillowLimit()
+
+
+@contextmanager
+def _opened(source: str | io.BytesIO, max_pixels: int) -> Iterator[Image.Image]:
+    """Open an image, of which Pillow reads the header.
+
+    Raises:
+        ValueError: It has more than `max_pixels` pixels. Beyond twice as many Pillow itself refuses, also parts of an image.
+    """
+    try:
+        with _pillow_limit.at(max_pixels), Image.open(source, formats=FORMATS) as image:
+            pixels = image.width * image.height
+            if pixels > max_pixels:
+                raise ValueError(_too_large(pixels, max_pixels))
+            yield image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning where warnings are errors
+        raise ValueError(_too_large(int(re.findall(r"\d+", str(error))[0]), max_pixels)) from None
+
+
+def _too_large(pixels: int, max_pixels: int) -> str:
+    return f"an image of {pixels} pixels, more than data.max_pixels={max_pixels}: data.max_pixels={pixels} reads it"
+
+
+def check_max_pixels(max_pixels: int) -> int:
+    """Return a limit on pixels.
+
+    Raises:
+        ValueError: It is not a whole number from 1.
+    """
+    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
+        raise ValueError(f"data.max_pixels={max_pixels}: must be a whole number of pixels from 1")
+    return max_pixels
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -89,33 +165,23 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def stored_size(path: str) -> tuple[int, int]:
-    """Return width and height in an image's header, before the EXIF orientation is applied.
-
-    Raises:
-        ValueError: It is not an image.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # as in decode_files()
-        return _header(path)
-
-
-def _header(path: str) -> tuple[int, int]:
+def _header(path: str, max_pixels: int) -> tuple[int, int]:
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with _opened(path, max_pixels) as image:
             return image.size
     except Exception as error:  # as in decode()
-        raise ValueError("not a readable image") from error
+        reason = str(error) if "data.max_pixels" in str(error) else "not a readable image"
+        raise ValueError(reason) from error
 
 
 def decoded_sizes(files: list[File]) -> list[int]:
-    """Return the bytes that each image decodes to, by its header; 0 for a file that is not an image."""
+    """Return the bytes that each image decodes to, by its header; 0 for a file that is not an image, or too large a one."""
 
     def sizes(some: list[File]) -> list[int]:
         found = []
         for file in some:
             try:
-                found.append(math.prod(_header(file.path)) * 3)
+                found.append(math.prod(_header(file.path, file.max_pixels)) * 3)
             except ValueError:
                 found.append(0)
         return found
@@ -141,10 +207,9 @@ def decode_files(files: list[File], sizes: list[int]) -> Generator[torch.Tensor 
     workers = cores()
     pool = ThreadPoolExecutor(workers)
     # Warning filters apply to the whole process, so they are set once, around all threads. Pillow warns about metadata, which
-    # does not change pixels here, and about images so large that they look like an attack, which are rejected.
+    # does not change pixels here.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             for task in _tasks(files, sizes):
                 waiting.append(pool.submit(_read, task))
@@ -174,7 +239,7 @@ def _read(files: list[File]) -> list[torch.Tensor | str]:
     results: list[torch.Tensor | str] = []
     for file in files:
         try:
-            results.append(decode(Path(file.path).read_bytes()))
+            results.append(decode(Path(file.path).read_bytes(), file.max_pixels))
         except OSError as error:
             results.append(error.strerror or str(error))
         except ValueError as error:
@@ -197,29 +262,13 @@ def open_root(root: str | Path, on_corrupt: str) -> Path:
 
     Raises:
         FileNotFoundError: The root does not exist.
-        ValueError: `on_corrupt` is unknown.
+        ValueError: `on_corrupt` is unknown, or the root is a file.
     """
     if on_corrupt not in ("stop", "skip"):
         raise ValueError(f"data.on_corrupt={on_corrupt!r} must be stop or skip")
     given = Path(root).expanduser()
     if not given.exists():
         raise FileNotFoundError(f"data.root={readable(str(root))} does not exist")
+    if not given.is_dir():
+        raise ValueError(f"data.root={readable(str(root))} is a file: must be a folder (an archive is unpacked first)")
     return given.resolve()
-
-
-def report(root: Path, name: str, reason: str, problems: list[tuple[str, str]], on_corrupt: Literal["stop", "skip"]) -> None:
-    """Stop at a file that cannot be used, or add it to `problems`.
-
-    Args:
-        root: Folder of the source.
-        name: Path of the file relative to the root.
-        reason: Why it cannot be used.
-        problems: (name, reason) of the files to skip.
-        on_corrupt: Whether to stop or to skip.
-
-    Raises:
-        ValueError: `on_corrupt` is `stop`.
-    """
-    if on_corrupt == "stop":
-        raise ValueError(f"{readable(str(root / name))}: {readable(reason)} (data.on_corrupt=skip leaves such files out)")
-    problems.append((name, reason))

@@ -206,12 +206,16 @@ class Splits:
         classes: Names of the classes.
         skipped: (path, reason) of every image left out.
         min_gap: As in `Source`; None if the source has none.
+        own_val: Whether the source has a val split, so that none was split off train.
+        notes: What a reader of the results should know about the data: sentences without full stop.
     """
 
     images: dict[SplitName, ImageSet]
     classes: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
     min_gap: int | None
+    own_val: bool = False
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> dict[str, str]:
@@ -223,7 +227,8 @@ class Source(Protocol):
     """A source of images: `Glyphs`, `Context`, `Folder`, or any class with these three members.
 
     A source may have a fourth, `min_gap: int`: the minimum number of pixels between the two things that its label depends on
-    (`Context`). A run then rejects a backbone whose receptive field covers the gap.
+    (`Context`). A run then rejects a backbone whose receptive field covers the gap. And a fifth, `notes: tuple[str, ...]`: what
+    a reader of the results should know about the splits read so far, as sentences without full stop.
 
     Attributes:
         classes: Names of the classes; a label is an index into it.

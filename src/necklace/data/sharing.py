@@ -73,7 +73,8 @@ def _packed(splits: Splits) -> dict[str, Any]:
         name: {"pixels": one.pixels, "shapes": one.shapes, "labels": one.labels, "names": json.dumps(one.names)}
         for name, one in splits.images.items()
     }
-    return {"images": images, "facts": json.dumps([splits.classes, splits.skipped, splits.min_gap])}
+    facts = [splits.classes, splits.skipped, splits.min_gap, splits.own_val, splits.notes]
+    return {"images": images, "facts": json.dumps(facts)}
 
 
 def _mapped(path: str, key: str) -> Splits | None:
@@ -88,5 +89,6 @@ def _mapped(path: str, key: str) -> Splits | None:
         name: ImageSet(one["pixels"], one["shapes"], one["labels"], tuple(json.loads(one["names"])))
         for name, one in content["images"].items()
     }
-    classes, skipped, min_gap = json.loads(content["facts"])
-    return Splits(images, tuple(classes), tuple((path, reason) for path, reason in skipped), min_gap)
+    classes, skipped, min_gap, own_val, notes = json.loads(content["facts"])
+    found = tuple((path, reason) for path, reason in skipped)
+    return Splits(images, tuple(classes), found, min_gap, own_val, tuple(notes))

@@ -5,6 +5,7 @@ that it starts (`sharing.py`).
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -13,15 +14,23 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 
-from necklace.data.images import ImageSet, Source, SplitName, Splits
+from necklace.data.contents import split_notes
+from necklace.data.duplicates import duplicate_notes
+from necklace.data.images import SPLIT_NAMES, ImageSet, Source, SplitName, Splits
 from necklace.data.sharing import share_images, shared_images
 from necklace.seeding import torch_generator
 
-OPTIONS = ("source", "val_fraction", "train_images", "test_images")
+# Share of the images that becomes test where nothing says which ones are, and nobody says how many.
+TEST_FRACTION = 0.2
+OPTIONS = ("source", "val_fraction", "train_images", "test_images", "duplicates")
 
 
 def read_splits(
-    source: Source, val_fraction: float = 0.1, train_images: int | None = None, test_images: int | None = None
+    source: Source,
+    val_fraction: float = 0.1,
+    train_images: int | None = None,
+    test_images: int | None = None,
+    duplicates: str = "note",
 ) -> Splits:
     """Read the images of a source and split them.
 
@@ -30,24 +39,45 @@ def read_splits(
         val_fraction: Share of each class that is split off train for validation, if the source has no val split.
         train_images: Use only this many training images, the same share of each class; val is split off these. None for all.
         test_images: The same for test images.
+        duplicates: For images that are in two splits or have two labels: `note` says so, `error` stops.
 
     Raises:
-        ValueError: An option is out of range, or the source has no train split.
+        ValueError: An option is out of range, the source has no train split, or `duplicates` is `error` and there are some.
     """
     if not 0 < val_fraction < 1:
         raise ValueError(f"data.val_fraction={val_fraction}: must lie between 0 and 1")
-    train, val = source.split("train"), source.split("val")
+    if duplicates not in ("note", "error"):
+        raise ValueError(f"data.duplicates={duplicates}: must be note or error")
+    read, skipped = _read(source)
+    train, val, test = (read.get(name) for name in SPLIT_NAMES)
     if train is None:
         raise ValueError("data: the source has no train split")
-    train = _limited(train, train_images, "data.train_images")
+    train, own_val = _limited(train, train_images, "data.train_images"), val is not None
     if val is None:
         kept, held_out = split_indices(train.labels, val_fraction)
         train, val = train.select(kept), train.select(held_out)
     images: dict[SplitName, ImageSet] = {"train": train, "val": val}
-    test = source.split("test")
     if test is not None:
         images["test"] = _limited(test, test_images, "data.test_images")
-    return Splits(images, tuple(source.classes), tuple(source.skipped), getattr(source, "min_gap", None))
+    found = duplicate_notes(images)
+    if found and duplicates == "error":
+        raise ValueError(f"data.duplicates=error: {'; '.join(found)} (data.duplicates=note trains with them and says so)")
+    classes = tuple(source.classes)
+    notes = *getattr(source, "notes", ()), *split_notes(images, classes, skipped), *found
+    return Splits(images, classes, tuple(source.skipped), getattr(source, "min_gap", None), own_val, notes)
+
+
+def _read(source: Source) -> tuple[dict[SplitName, ImageSet], dict[SplitName, list[tuple[str, str]]]]:
+    """Read all splits of a source; gives their images, and (path, reason) of what was skipped in each."""
+    images: dict[SplitName, ImageSet] = {}
+    skipped: dict[SplitName, list[tuple[str, str]]] = {}
+    for name in SPLIT_NAMES:
+        before = Counter(source.skipped)
+        one = source.split(name)
+        if one is not None:
+            images[name] = one
+        skipped[name] = list((Counter(source.skipped) - before).elements())
+    return images, skipped
 
 
 def splits_key(data: dict[str, Any]) -> str:
@@ -83,22 +113,27 @@ def share_splits(keys: Iterable[str]) -> Iterator[None]:
         yield
 
 
-def split_indices(labels: torch.Tensor, fraction: float) -> tuple[torch.Tensor, torch.Tensor]:
+def split_indices(labels: torch.Tensor, fraction: float, stream: str = "split") -> tuple[torch.Tensor, torch.Tensor]:
     """Split off a share of each class, independently of the run's seed: all runs of a study have the same split.
 
     Args:
-        labels: int64 [N], or int8 [N, K]: then each combination of classes counts as a class.
+        labels: int64 [N], or int8 [N, K]: then each combination of classes counts as a class; if each is there once, all images
+            count as one class.
         fraction: Share of each class to split off, rounded, but at least one image of a class that has two or more.
+        stream: Name of the random stream that chooses them, so that two splits of one set are independent.
 
     Returns:
         Indices of the images kept and of those split off, int64, both ascending.
     """
+    several = labels.ndim == 2
     labels = _strata(labels)
+    if several and len(labels.unique()) == len(labels):
+        labels = torch.zeros_like(labels)  # or none could be split off
     held_out = []
     for label in labels.unique().tolist():
         members = (labels == label).nonzero().flatten()
         count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        held_out.append(members[torch.randperm(len(members), generator=torch_generator(0, "split", label))[:count]])
+        held_out.append(members[torch.randperm(len(members), generator=torch_generator(0, stream, label))[:count]])
     mask = torch.zeros(len(labels), dtype=torch.bool)
     mask[torch.cat(held_out)] = True
     return (~mask).nonzero().flatten(), mask.nonzero().flatten()

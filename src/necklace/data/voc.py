@@ -1,59 +1,50 @@
-"""Pascal VOC, and any folder in its layout, as multi-label classification: the classes that an image shows.
+"""Pascal VOC, and data sets in its format, as multi-label classification: the classes that an image shows.
 
-`ROOT/Annotations/ID.xml`, `ROOT/JPEGImages/ID.jpg` (or another image format) and `ROOT/ImageSets/Main/train.txt` with one ID a
-line, and optionally `val.txt` and `test.txt`. Without `train.txt` and `val.txt`, `trainval.txt` is the training split. With
-`year`, these folders are in `ROOT/VOCdevkit/VOC2007`, where torchvision unpacks them. Images are decoded as in `files.py`.
-Images and annotations that no list names are ignored.
-
-The checks of an annotation are in `voc_xml.py`. Labels follow VOC: 1 if the image shows an object of the class, 0 if it shows
+Where images, annotations and lists may lie is in `voc_layout.py`, how a list is read in `voc_lists.py`, and an annotation in
+`voc_xml.py`. Images are decoded as in `files.py`. Labels follow VOC: 1 if the image shows an object of the class, 0 if it shows
 none, and -1 (ignored in loss and metrics) if all of them are `difficult`.
+
+What decides no label neither refuses nor drops an image; what is left out or not read is in `skipped` or in `notes`.
 """
 
 import os
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torchvision.datasets import VOCDetection
-from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from necklace.data.cache import PixelCache, read_split
-from necklace.data.download import by_hand, fetch
-from necklace.data.files import EXTENSIONS, File, open_root, readable, report, stored_size
+from necklace.data.download import by_hand
+from necklace.data.files import MAX_PIXELS, File, check_max_pixels, open_root, readable
 from necklace.data.images import SPLIT_NAMES, ImageSet, SplitName
-from necklace.data.voc_xml import check_boxes, check_name, labels_of, parse
-
-YEARS = tuple(sorted(year for year in DATASET_YEAR_DICT if year.isdigit()))
-# fmt: off
-CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
-    "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)
-# fmt: on
-FOLDERS = ("Annotations", "ImageSets/Main", "JPEGImages")
-MAX_XML_BYTES = 1 << 24  # the annotation of a crowded image has about 100 kB
-
-
-@dataclass(frozen=True)
-class _Item:
-    image: File
-    annotation_name: str
-    size: tuple[int, int] | None
-    labels: dict[str, int]
+from necklace.data.names import SplitWord
+from necklace.data.problems import Problems
+from necklace.data.reasons import counted
+from necklace.data.splits import split_indices
+from necklace.data.tree import Tree
+from necklace.data.voc_items import Item, Items
+from necklace.data.voc_layout import Layout, find_layout, official_layout
+from necklace.data.voc_lists import Names, check_others, lines_of
+from necklace.data.voc_official import CLASSES, YEARS, archives_of, base_of
+from necklace.data.voc_official import download as official_download
 
 
 class Voc:
-    """Images with any number of classes each, from annotations in the VOC layout.
+    """Images with any number of classes each, from annotations in the VOC format.
 
     Classes are VOC's 20 with `year`, otherwise those in the annotations of the training split, sorted.
 
     Attributes:
-        root: The folder, with links resolved; no file outside it is read.
+        root: The folder, with links resolved; no file outside it is read, unless `links` is `follow`.
         classes: Names of the classes.
+        notes: What a reader of the results should know about the data, as sentences without full stop.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, the options of its config
         self,
         root: str | Path,
         year: int | str | None = None,
@@ -61,228 +52,261 @@ class Voc:
         on_corrupt: Literal["stop", "skip"] = "stop",
         memory_gib: float = 4,
         cache: str | Path = "outputs/cache",
+        background: Literal["stop", "allow"] = "stop",
+        test_fraction: float | None = None,
+        max_pixels: int = MAX_PIXELS,
+        links: Literal["inside", "follow"] = "inside",
     ):
         """Read the lists and the annotations; images are decoded when a split is requested.
 
         Args:
-            root: The folder that holds `VOCdevkit/`, or, without `year`, `Annotations/`, `ImageSets/` and `JPEGImages/`.
+            root: The folder that holds `VOCdevkit/`, or, without `year`, one of the layouts of `voc_layout.py`.
             year: The year of an official VOC set, or None.
             download: Whether to let torchvision download that year.
-            on_corrupt: For a file that cannot be used: `stop` with an error, or `skip` it and list it in `skipped`.
+            on_corrupt: For files that cannot be used: `stop` with an error, or `skip` them and list them in `skipped`.
             memory_gib: A split whose pixels need more than this is kept in a file, not in memory.
             cache: Folder for these files.
+            background: For an image without annotation: `stop` as at a file that cannot be used, or `allow` it to show nothing.
+            test_fraction: Share of the images that is split off as test where neither lists nor folders say which split
+                they belong to; None for `TEST_FRACTION`.
+            max_pixels: An image of more pixels is a file that cannot be used.
+            links: Which links are followed: those that stay `inside` the root, or all of them (`follow`).
 
         Raises:
             FileNotFoundError: A folder or a list is missing.
-            ValueError: An option is wrong, or a list or an annotation cannot be used.
+            ValueError: An option is wrong, the layout is not clear, or a list or an annotation cannot be used.
         """
         self._cache = PixelCache(cache, memory_gib)
         if year is not None and str(year) not in YEARS:
-            raise ValueError(f"data.year={year}: must be {', '.join(YEARS)}, or null for a folder in the VOC layout")
+            raise ValueError(f"data.year={year}: must be {', '.join(YEARS)}, or null for a folder of your own")
         if download and year is None:
             raise ValueError("data.download=true needs data.year: only the official VOC sets can be downloaded")
+        if background not in ("stop", "allow"):
+            raise ValueError(f"data.background={background}: must be stop or allow")
+        if links not in ("inside", "follow"):
+            raise ValueError(f"data.links={links}: must be inside (links within data.root only) or follow")
         if download:
             Path(root).expanduser().mkdir(parents=True, exist_ok=True)
-        wanted = f"; {by_hand(root, [archive for _, archive in _archives(str(year))])}" if year is not None else ""
         try:
             self.root = open_root(root, on_corrupt)
+            self.folder = self.root / base_of(str(year)) if year is not None else self.root
+            tree = self._tree = Tree(self.root, links == "follow")
+            tree.resolved(self.folder)
+            if download:
+                official_download(self.root, str(year))
+            layout = (
+                find_layout(tree, self.folder, background == "allow") if year is None else official_layout(tree, self.folder)
+            )
         except FileNotFoundError as error:
+            wanted = f"; {by_hand(root, archives_of(str(year)))}" if year is not None else ""
+            if year is None and (Path(root).expanduser() / "VOCdevkit").is_dir():
+                wanted = "; for the official sets in VOCdevkit/, set data.year"
             raise FileNotFoundError(f"{error}{wanted}") from None
-        self.on_corrupt: Literal["stop", "skip"] = on_corrupt
-        self.folder = self.root / DATASET_YEAR_DICT[str(year)]["base_dir"] if year is not None else self.root
-        self._inside(self.folder)
-        if download:
-            self._download(str(year))
-        for name in FOLDERS:
-            if not (self.folder / name).is_dir():
-                if year is None and (self.root / "VOCdevkit").is_dir():
-                    wanted = "; for the official sets in VOCdevkit/, set data.year"
-                raise FileNotFoundError(f"{readable(str(self.folder / name))}: no such folder{wanted}")
-            self._inside(self.folder / name)
-        self._images: dict[str, list[str]] = {}
-        for path in sorted((self.folder / "JPEGImages").iterdir()):
-            if path.suffix.lower() in EXTENSIONS:
-                self._images.setdefault(path.stem, []).append(path.name)
-        self._listing_problems: dict[str, list[tuple[str, str]]] = {}
-        self._decoding_problems: dict[str, list[tuple[str, str]]] = {}
-        self._seen: dict[str, str] = {}
+        self._test_fraction = layout.test_share(test_fraction)
+        self._problems = Problems(self.root, on_corrupt)
+        self._read: set[SplitName] = set()
+        self._reader = Items(self.root, self._problems, background == "allow", check_max_pixels(max_pixels))
+        self._said: list[str] = list(layout.notes)
         self.classes: tuple[str, ...] = CLASSES if year is not None else ()
-        lists = self._lists()
-        self._items = {split: self._list(split, name) for split, name in lists.items()}
+        self._items = self._listed(layout) if layout.lists else self._shelved(layout)
+        if layout.list_folder is not None:
+            unread = check_others(layout.list_folder, layout.other_lists, self.classes)
+            self._said += [
+                f"{readable(str((layout.list_folder / name).relative_to(self.root)))} is not read" for name in unread
+            ]
+        self._problems.raise_if_any(self._undecoded())
 
     @property
     def skipped(self) -> tuple[tuple[str, str], ...]:
-        """(path relative to the root, reason) of every file or object left out, for the splits read so far."""
-        read = [split for split in SPLIT_NAMES if split in self._decoding_problems]
-        return tuple(
-            problem for split in read for problem in sorted(self._listing_problems[split] + self._decoding_problems[split])
-        )
+        """(path relative to the root, reason) of every file left out, for the splits read so far."""
+        return self._problems.skipped(self._read)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Finished sentences without full stop."""
+        return (*self._said, *self._reader.notes, *_alike(self.classes))
 
     def split(self, name: SplitName) -> ImageSet | None:
-        """Read and decode the images of a split; None if it has no list. Labels are int8 `[N, K]`."""
+        """Read and decode the images of a split; None if there is no such split. Labels are int8 `[N, K]`."""
         if name not in self._items:
             return None
         items = self._items[name]
-
-        def misfit(index: int, height: int, width: int) -> tuple[str, str] | None:
-            """Return the annotation and the reason if its <size> does not match the image."""
-            stated = items[index].size
-            if stated in (None, (width, height)) or stated == stored_size(items[index].image.path):
-                return None
-            return items[index].annotation_name, f"<size> is {stated[0]}x{stated[1]}, the image is {width}x{height}"
-
         labels = [[item.labels.get(label, 0) for label in self.classes] for item in items]
-        images, self._decoding_problems[name] = read_split(
-            self.root,
+        images = read_split(
+            name,
             [item.image for item in items],
             torch.tensor(labels, dtype=torch.int8).view(len(items), len(self.classes)),
-            [str(Path(item.image.name).relative_to(self.folder.relative_to(self.root))) for item in items],
-            self.on_corrupt,
+            [os.path.relpath(item.image.name, self.folder.relative_to(self.root)) for item in items],
+            self._problems,
             self._cache,
-            misfit,
         )
+        self._read.add(name)
+        self._problems.raise_if_any(self._undecoded())
         if not len(images):
-            raise ValueError(f"{readable(str(self.folder))}: no image of the {name} split can be used")
+            raise self._none_left(name)
         return images
 
-    def _lists(self) -> dict[str, str]:
-        """Return the split and the name of its list, for each split that has one."""
-        folder = self.folder / "ImageSets/Main"
-        lists = {split: f"{split}.txt" for split in SPLIT_NAMES if os.path.lexists(folder / f"{split}.txt")}
+    def _listed(self, layout: Layout) -> dict[SplitName, list[Item]]:
+        """Read the lists and the annotations that they name.
+
+        Raises:
+            FileNotFoundError: There is no list for train.
+            ValueError: A list is empty or not a file, or no annotation of train can be used.
+        """
+        (shelf,), folder, lists = layout.shelves.values(), layout.list_folder, dict(layout.lists)
+        assert folder is not None
         if "train" not in lists:
-            if "val" in lists or not (folder / "trainval.txt").exists():
-                raise FileNotFoundError(f"{readable(str(folder / 'train.txt'))}: no such file")
-            lists = {"train": "trainval.txt"} | lists
-        return lists
+            if "trainval" not in lists or "val" in lists:
+                raise FileNotFoundError(
+                    f"{readable(str(folder / 'train.txt'))}: no such file, only {', '.join(lists.values())}"
+                )
+            lists["train"] = lists.pop("trainval")
+        names = Names({*shelf.images, *shelf.annotations}, [shelf.folder.name, shelf.annotation_folder.name])
+        seen: dict[str, str] = {}
+        items: dict[SplitName, list[Item]] = {}
+        for split in SPLIT_NAMES:
+            if split in lists:
+                found = [
+                    self._reader.item(split, shelf, *name, listed=True)
+                    for name in self._names(split, folder / lists[split], names, seen)
+                ]
+                items[split] = [item for item in found if item is not None]
+        self._compare_trainval(folder, lists, names, seen)
+        for kind, there in (("images", shelf.images), ("annotations", shelf.annotations)):
+            unlisted = there.keys() - seen.keys()
+            if unlisted:
+                self._reader.count(f"{kind} that no list names, not used", there[min(unlisted)][0].name, len(unlisted))
+        return self._with_known_classes(items)
 
-    def _list(self, split: str, list_name: str) -> list[_Item]:
-        """Read a list and the annotations of its images.
+    def _names(self, split: SplitName, path: Path, names: Names, seen: dict[str, str]) -> list[tuple[str, str]]:
+        """Return the name of each image of a list and its extension, if the list states it; they are added to `seen`.
 
         Raises:
-            ValueError: The list is empty or not a file, or a file cannot be used and `on_corrupt` is `stop`.
+            ValueError: The list is empty, not a file, or outside the root.
         """
-        problems = self._listing_problems[split] = []
-        path = self._inside(self.folder / "ImageSets/Main" / list_name)
-        list_name = self._name("ImageSets/Main", list_name)
-        if not path.is_file():
+        list_name = str(path.relative_to(self.root))
+        if not self._tree.resolved(path).is_file():
             raise ValueError(f"{readable(str(path))}: not a regular file")
-        # bytes.splitlines() splits at line ends only; str.splitlines() also splits at rare characters that a name may have.
-        lines = [line.decode("utf-8", "surrogateescape").strip("\ufeff \t") for line in path.read_bytes().splitlines()]
-        items = []
-        for number, name in enumerate(lines, 1):
-            if not name:
-                continue
+        found = []
+        problems = len(self._problems.of(split))
+        for number, line in enumerate(lines_of(path), 1):
             try:
-                check_name(name, f"line {number}:")
-                if name in self._seen:
-                    raise ValueError(f"line {number}: {name!r} is listed already, in {self._seen[name]}")
+                name = names.of_line(line) if line else None
+                if name is None:
+                    continue
+                if name[0] in seen:
+                    raise ValueError(f"{name[0]!r} is listed already, in {seen[name[0]]}")
             except ValueError as error:
-                report(self.root, list_name, str(error), problems, self.on_corrupt)
+                self._problems.add(split, list_name, f"line {number}: {error}")
                 continue
-            self._seen[name] = list_name
-            item = self._item(name, problems)
-            if item is not None:
-                items.append(item)
-        if not any(lines):
+            seen[name[0]] = list_name
+            found.append(name)
+        if not found and len(self._problems.of(split)) == problems:
             raise ValueError(f"{readable(str(path))}: the list is empty")
-        if split == "train" and not self.classes:
-            self.classes = tuple(sorted({name for item in items for name in item.labels}))
-            if not self.classes:
-                raise ValueError(f"{readable(str(path))}: no annotation of its images can be used and names an object")
-        return [item for item in items if self._knows_classes(item, problems)]
+        return found
 
-    def _knows_classes(self, item: _Item, problems: list[tuple[str, str]]) -> bool:
-        unknown = sorted(set(item.labels) - set(self.classes))
-        if unknown:
-            known = ", ".join(self.classes)
-            report(self.root, item.annotation_name, f"class {unknown[0]!r} is none of {known}", problems, self.on_corrupt)
-        return not unknown
+    def _compare_trainval(self, folder: Path, lists: dict[SplitWord, str], names: Names, seen: dict[str, str]) -> None:
+        """Report images of trainval.txt that are in no split."""
+        path = folder / lists["trainval"] if "trainval" in lists else None
+        if path is None or not self._tree.resolved(path).is_file():
+            return
+        found: set[str] = set()
+        for line in lines_of(path):
+            with suppress(ValueError):
+                name = names.of_line(line) if line else None
+                found |= {name[0]} if name else set()
+        if found - seen.keys():
+            others = " or ".join(lists[split] for split in SPLIT_NAMES if split in lists)
+            reason = f"images that are not in {others}: {len(found - seen.keys())} (first: {min(found - seen.keys())!r})"
+            self._problems.add("train", str(path.relative_to(self.root)), reason)
 
-    def _item(self, name: str, problems: list[tuple[str, str]]) -> _Item | None:
-        """Return the image of that name with its annotation, checked; None if it is skipped because of a problem."""
-        found = self._images.get(name, [])
-        image_name = self._name("JPEGImages", found[0] if found else f"{name}.jpg")
-        annotation_name = checked = self._name("Annotations", f"{name}.xml")
-        try:
-            path = self._file(self.root / annotation_name)
-            if path.stat().st_size > MAX_XML_BYTES:
-                raise ValueError(f"larger than {MAX_XML_BYTES >> 20} MiB")
-            annotation = parse(path.read_bytes())
-            checked = image_name
-            if len(found) > 1:
-                raise ValueError(f"one of several images of that name: {', '.join(found)}")
-            image = File(str(self._file(self.root / image_name)), image_name)
-            size = annotation.size or stored_size(image.path)
-            checked = annotation_name
-            notes = check_boxes(annotation, size)
-        except (ValueError, OSError) as error:
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            report(self.root, checked, reason, problems, self.on_corrupt)
-            return None
-        problems += [(annotation_name, note) for note in notes]
-        return _Item(image, annotation_name, annotation.size, labels_of(annotation.objects))
-
-    def _name(self, folder: str, name: str) -> str:
-        return str((self.folder / folder / name).relative_to(self.root))
-
-    def _file(self, path: Path) -> Path:
-        """Resolve the links of a file.
+    def _shelved(self, layout: Layout) -> dict[SplitName, list[Item]]:
+        """Read all annotations, where folders or a rule say which split they belong to.
 
         Raises:
-            ValueError: It does not exist, is not a regular file, or lies outside the root.
+            FileNotFoundError: There is a folder for another split, but none for train.
+            ValueError: No annotation of train can be used.
         """
-        try:
-            resolved = path.resolve(strict=True)
-        except FileNotFoundError:
-            if path.is_symlink():
-                raise ValueError("a broken link") from None
-            other = "annotation" if path.parent.name == "JPEGImages" else "image"
-            raise ValueError(f"the {other} is listed, but this file does not exist") from None
-        except RuntimeError:  # Python 3.11 raises it for a loop of links
-            raise ValueError("a broken link") from None
-        if not resolved.is_relative_to(self.root):
-            raise ValueError("a link that leads out of data.root")
-        if not resolved.is_file():
-            raise ValueError("not a regular file")
-        return resolved
+        items: dict[SplitName, list[Item]] = {}
+        for split, shelf in layout.shelves.items():
+            found = [self._reader.item(split or "train", shelf, name) for name in sorted(shelf.images)]
+            for name in sorted(shelf.annotations.keys() - shelf.images.keys()):
+                if name in shelf.strays:
+                    stray = os.path.relpath(shelf.folder / shelf.strays[name], self.root)
+                    self._problems.add(split or "train", stray, "has an annotation, but is not an image by its extension")
+                else:
+                    self._reader.count("annotations without image, not used", shelf.annotations[name][0].name)
+            items[split or "train"] = [item for item in found if item is not None]
+        if None in layout.shelves:
+            return self._split_off(self._with_known_classes(items)["train"])
+        if "train" not in items:
+            there = ", ".join(f"{shelf.folder.name}/" for shelf in layout.shelves.values())
+            raise FileNotFoundError(f"{readable(str(self.folder / 'train'))}: no such folder, only {there}")
+        return self._with_known_classes(items)
 
-    def _inside(self, path: Path) -> Path:
-        """Resolve the links of a path.
+    def _split_off(self, items: list[Item]) -> dict[SplitName, list[Item]]:
+        """Split off test by a rule that does not depend on the run's seed: the same share of each combination of classes."""
+        combinations = Counter(tuple(sorted(item.labels.items())) for item in items)
+        numbers = {labels: number for number, (labels, count) in enumerate(combinations.items(), 1) if count > 1}
+        strata = [numbers.get(tuple(sorted(item.labels.items())), 0) for item in items]  # those that are alone go together
+        kept, held_out = split_indices(torch.tensor(strata, dtype=torch.int64), self._test_fraction, "test")
+        rule = f"split off as test, as no lists or folders say which images are (data.test_fraction={self._test_fraction})"
+        self._said.append(f"{len(held_out)} of {len(items)} images are {rule}")
+        split: dict[SplitName, list[Item]] = {"train": [items[index] for index in kept.tolist()]}
+        if len(held_out):
+            split["test"] = [items[index] for index in held_out.tolist()]
+        return split
+
+    def _with_known_classes(self, items: dict[SplitName, list[Item]]) -> dict[SplitName, list[Item]]:
+        """Set the classes, and leave out images that show others.
 
         Raises:
-            ValueError: It leads out of the root.
+            ValueError: Train shows no class.
         """
-        try:
-            resolved = path.resolve()
-        except RuntimeError:  # as in _file()
-            raise ValueError(f"{readable(str(path))}: a broken link") from None
-        if not resolved.is_relative_to(self.root):
-            raise ValueError(f"{readable(str(path))}: a link that leads out of data.root")
-        return resolved
-
-    def _download(self, year: str) -> None:
-        """Let torchvision download the incomplete parts only: it would unpack complete ones again each time."""
-        missing = [pair for pair in _archives(year) if not self._is_complete(pair[0])]
-        for index, (split, _) in enumerate(missing):
-            archives = [archive for _, archive in missing[index:]]
-            fetch(
-                lambda s=split: VOCDetection(str(self.root), year, s, download=True),
-                lambda s=split: self._is_complete(s),
-                self.root,
-                archives,
+        if not self.classes:
+            self.classes = tuple(sorted({name for item in items["train"] for name in item.labels}))
+        if not self.classes:
+            self._problems.raise_if_any()
+            reasons = counted(reason for _, reason in self._problems.of("train"))
+            raise ValueError(
+                f"{readable(str(self.folder))}: no annotation of the train split can be used and names an object"
+                + (f": {reasons}" if reasons else "")
             )
+        known = frozenset(self.classes)
+        alike = {_loose(name): name for name in self.classes}
+        kept: dict[SplitName, list[Item]] = {}
+        for split, found in items.items():
+            kept[split] = []
+            for item in found:
+                unknown = sorted(set(item.labels) - known)
+                if unknown:
+                    near = alike.get(_loose(unknown[0]))
+                    hint = f" (train has {near!r})" if near else ""
+                    reason = f"class {unknown[0]!r} is none of {', '.join(self.classes)}{hint}"
+                    self._problems.add(split, item.annotation, reason)
+                else:
+                    kept[split].append(item)
+        return kept
 
-    def _is_complete(self, split: str) -> bool:
-        """Whether all images of a list and their annotations exist."""
-        try:
-            names = (self.folder / "ImageSets/Main" / f"{split}.txt").read_text("utf-8", "replace").split()
-            files = {path.name for name in ("Annotations", "JPEGImages") for path in (self.folder / name).iterdir()}
-        except OSError:
-            return False
-        return bool(names) and all(f"{name}.xml" in files and f"{name}.jpg" in files for name in names)
+    def _undecoded(self) -> dict[SplitName, list[File]]:
+        """The images of the splits that are not decoded yet."""
+        return {split: [item.image for item in items] for split, items in self._items.items() if split not in self._read}
+
+    def _none_left(self, split: SplitName) -> ValueError:
+        reasons = counted(reason for _, reason in self._problems.of(split))
+        return ValueError(
+            f"{readable(str(self.folder))}: no image of the {split} split can be used: {reasons or 'there is none'}"
+        )
 
 
-def _archives(year: str) -> list[tuple[str, str]]:
-    """Return (split, name of its archive) for each archive of a year."""
-    keys = [("trainval", year)] + ([("test", "2007-test")] if year == "2007" else [])
-    return [(split, DATASET_YEAR_DICT[key]["filename"]) for split, key in keys]
+def _loose(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).casefold()
+
+
+def _alike(classes: Iterable[str]) -> list[str]:
+    """Say which classes differ in blanks, underscores and hyphens, and may be one class by mistake."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        groups.setdefault(_loose(name), []).append(name)
+    alike = [names for names in groups.values() if len({name.casefold() for name in names}) > 1]
+    return [f"classes {' and '.join(map(readable, names))} differ only in blanks, underscores or hyphens" for names in alike]

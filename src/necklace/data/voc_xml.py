@@ -1,144 +1,164 @@
-"""Annotations of Pascal VOC: parsing and checks.
+"""Annotations of Pascal VOC, read for the classes that an image shows.
 
-Labels do not depend on boxes, but a wrong box shows that the annotation belongs to another image or was written by a broken
-tool. Coordinates are VOC's: they start at 1, include the last pixel, and may be fractions. Tools that start at 0, or are off by
-one, are common, so a box may extend from 0 to one pixel past the side. If xmin equals xmax, the box has no area (unless the
-image is one pixel wide). Real datasets have such boxes, from a click without a drag (two of BCCD's 4,888): if the labels of the
-image are the same without the object, it is ignored and listed in `skipped`, otherwise it is an error.
-`<size>` must be the size of the image as stored or after its EXIF rotation; without `<size>`, the stored size is used.
+What decides no label is not read, so nothing in it can refuse an image or drop it: `<size>`, `<filename>`, `<folder>`,
+`<path>`, boxes and polygons with whatever is in them, `<truncated>`, `<occluded>`, `<pose>`, `<part>`, and the encoding of the
+text as long as it can be told. This module is the only one that looks into an annotation, so the rule has no second place.
+
+What decides a label is read strictly. An object is `<annotation><object>` with one `<name>`; case and namespaces of tags do not
+matter. An object with `<deleted>1</deleted>` does not count. An annotation that holds something else that could be its objects
+is an error, because it would be read as an image that shows nothing.
+
+A DOCTYPE is always an error: it can define entities, which can expand to gigabytes or read other files.
 """
 
-import math
-from collections.abc import Iterable
+import codecs
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element
 
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-SIDES = ("xmin", "ymin", "xmax", "ymax")
-
-
-@dataclass(frozen=True)
-class Object:
-    """An object of an image: its class, whether it is `difficult`, and xmin, ymin, xmax, ymax of its box."""
-
-    number: int
-    name: str
-    difficult: bool
-    box: tuple[float, float, float, float]
-
-    def __str__(self) -> str:
-        sides = " ".join(f"{side}={value:g}" for side, value in zip(SIDES, self.box, strict=True))
-        return f"object {self.number} ({self.name}): box {sides}"
+# Elements that say nothing about what an image shows: VOC's own, LabelMe's `imagesize`, and what tools add.
+METADATA = frozenset(
+    ("folder", "filename", "path", "source", "owner", "size", "segmented", "imagesize", "width", "height", "depth", "id", "url")
+    + ("image_id", "database", "license", "version", "date", "time", "timestamp", "created", "modified", "verified", "weather")
+    + ("camera", "description", "contributor", "annotator", "comment", "scene", "location")
+)
+# Elements inside of which an object is described. Found under another tag than `object`, they show objects of another format.
+PARTS = frozenset(
+    ("bndbox", "bbox", "box", "robndbox", "polygon", "points", "xmin", "difficult", "truncated", "occluded", "pose")
+)
+YES = frozenset(("true", "yes", "y", "t", "on"))
+NO = frozenset(("false", "no", "n", "f", "off", "", "unspecified", "unknown", "none", "null", "nan", "n/a", "na"))
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """The content of an XML file: width and height of the image, None if not stated, and its objects."""
+    """What an annotation says about an image.
 
-    size: tuple[int, int] | None
-    objects: tuple[Object, ...]
+    Attributes:
+        labels: VOC's labels: 1 for each class with an object, -1 if all its objects are difficult; other classes are absent.
+        unclear: What `<difficult>` says where it is no yes and no no; such an object counts as not difficult.
+        guessed: Whether the encoding of the text had to be guessed, as it is neither the declared one nor UTF-8.
+    """
+
+    labels: dict[str, int]
+    unclear: tuple[str, ...] = ()
+    guessed: bool = False
 
 
 def parse(data: bytes) -> Annotation:
-    """Parse an annotation; boxes are checked by `check_boxes`.
+    """Read an annotation.
 
     Raises:
-        ValueError: It is not a VOC annotation; the message has the reason.
+        ValueError: It is not a VOC annotation, or could have objects that are not read; the message has the reason.
+    """
+    root, guessed = _root(data)
+    if _tag(root) != "annotation":
+        raise ValueError(f"not a VOC annotation: the outermost element is <{root.tag}>, not <annotation>")
+    labels: dict[str, int] = {}
+    unclear: list[str] = []
+    number, foreign = 0, ""
+    text = (root.text or "").strip()
+    unknown = f"text {text[:40]!r}" if text else ""
+    for child in root:
+        tag = _tag(child)
+        if tag == "object":
+            number += 1
+            name, difficult, word = _object(child, number)
+            unclear += word
+            if name is not None:
+                labels[name] = max(labels.get(name, -1), -1 if difficult else 1)
+        elif tag not in METADATA:
+            unknown = unknown or f"<{child.tag}>"
+            if tag.startswith("obj") or any(_tag(inner) in PARTS for inner in child.iter()):
+                foreign = foreign or f"<{child.tag}>"
+    if foreign or (unknown and not number):
+        raise ValueError(f"objects that are not read: {foreign or unknown} is not VOC's <annotation><object><name>")
+    return Annotation(labels, tuple(unclear), guessed)
+
+
+def _object(item: Element, number: int) -> tuple[str | None, bool, list[str]]:
+    """Return an object's class, None if it is deleted; whether it is difficult; and what was unclear about that."""
+    names: list[str] = []
+    difficult, unclear = False, []
+    for child in item:
+        tag = _tag(child)
+        if tag == "name":
+            names.append(" ".join((child.text or "").split()))
+        elif tag == "difficult":
+            said = _truth(child.text)
+            difficult = bool(said)
+            if said is None:
+                unclear.append(str(child.text).strip()[:40])
+        elif tag == "deleted" and _truth(child.text):
+            return None, False, []
+    named = {name for name in names if name}
+    if not named:
+        raise ValueError(f"an object without <name>: object {number}")
+    if len(named) > 1:
+        raise ValueError(f"an object with several names: object {number} is {', '.join(sorted(named))}")
+    return named.pop(), difficult, unclear
+
+
+def _truth(text: str | None) -> bool | None:
+    """Whether a flag is set, in numbers or words; None if that is unclear."""
+    word = (text or "").strip().casefold()
+    if word in YES or word in NO:
+        return word in YES
+    try:
+        return float(word) > 0
+    except ValueError:
+        return None
+
+
+def _tag(element: Element) -> str:
+    """The tag without its namespace, in small letters."""
+    tag = element.tag
+    return (tag.rpartition("}")[2] if tag[0] == "{" else tag).lower()
+
+
+def _root(data: bytes) -> tuple[Element, bool]:
+    """Return the outermost element, and whether the encoding was guessed.
+
+    Raises:
+        ValueError: It is not XML, or has a DOCTYPE.
     """
     try:
-        # A DOCTYPE can define entities, which can expand to gigabytes or read other files.
-        root: Element = fromstring(data, forbid_dtd=True)
+        try:
+            return fromstring(data, forbid_dtd=True), False
+        except DefusedXmlException:
+            raise
+        except Exception as error:  # a ParseError, an unknown encoding, or bytes that are not in it
+            for text, guessed in _texts(data):
+                try:
+                    return fromstring(text, forbid_dtd=True), guessed
+                except DefusedXmlException:
+                    raise
+                except Exception:
+                    continue
+            raise ValueError(f"malformed XML: {' '.join(str(error).split()) or type(error).__name__}") from error
     except DefusedXmlException:
         raise ValueError("XML with a DOCTYPE or entities, which an annotation must not have") from None
-    except ParseError as error:
-        raise ValueError(f"malformed XML: {error}") from None
-    except Exception as error:  # an unknown encoding, or bytes that are not in it
-        raise ValueError(f"unreadable XML: {' '.join(str(error).split()) or type(error).__name__}") from error
-    if root.tag != "annotation":
-        raise ValueError(f"the outermost element is <{root.tag}>, not <annotation>")
-    filename = root.findtext("filename")
-    if filename is not None:
-        check_name(filename.strip(), "<filename>")
-    size = None
-    if root.find("size") is not None:
-        width, height = (_number(root, f"size/{side}", "<size>") for side in ("width", "height"))
-        if min(width, height) < 1 or width % 1 or height % 1:
-            raise ValueError(f"<size> is {width:g}x{height:g}: must be whole numbers from 1")
-        size = int(width), int(height)
-    return Annotation(size, tuple(_object(item, number) for number, item in enumerate(root.findall("object"), 1)))
 
 
-def _object(item: Element, number: int) -> Object:
-    name = " ".join((item.findtext("name") or "").split())
-    if not name:
-        raise ValueError(f"object {number} has no <name>")
-    what = f"object {number} ({name})"
-    difficult = (item.findtext("difficult") or "0").strip()
-    if difficult not in ("0", "1"):
-        raise ValueError(f"{what}: <difficult> is {difficult[:40]!r}, must be 0 or 1")
-    xmin, ymin, xmax, ymax = (_number(item, f"bndbox/{side}", what) for side in SIDES)
-    return Object(number, name, difficult == "1", (xmin, ymin, xmax, ymax))
+def _texts(data: bytes) -> Iterator[tuple[str, bool]]:
+    """Yield readings of bytes that are not XML as they stand: in another encoding, with a bare & or blanks at the start.
 
-
-def labels_of(objects: Iterable[Object]) -> dict[str, int]:
-    """Return VOC's labels: 1 for each class with an object, -1 if all its objects are difficult; other classes are absent."""
-    labels: dict[str, int] = {}
-    for item in objects:
-        labels[item.name] = max(labels.get(item.name, -1), -1 if item.difficult else 1)
-    return labels
-
-
-def _number(element: Element, path: str, what: str) -> float:
-    text = element.findtext(path)
-    try:
-        value = float("" if text is None else text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        found = "is missing" if text is None else f"is {text.strip()[:40]!r}, not a number"
-        raise ValueError(f"{what}: <{path.replace('/', '><')}> {found}")
-    return value
-
-
-def check_boxes(annotation: Annotation, size: tuple[int, int]) -> list[str]:
-    """Compare the boxes with width and height of the image.
-
-    Args:
-        annotation: The annotation.
-        size: Width and height of the image, in pixels.
-
-    Returns:
-        A note for each box without area that is ignored.
-
-    Raises:
-        ValueError: A box is wrong; the message names it and the reason.
+    The declared encoding comes first, then UTF-8, then Windows-1252, which is a guess.
     """
-    empty = []
-    for item in annotation.objects:
-        xmin, ymin, xmax, ymax = item.box
-        if xmin > xmax or ymin > ymax:
-            raise ValueError(f"{item} has its corners swapped")
-        if min(xmin, ymin) < 0 or xmax > size[0] + 1 or ymax > size[1] + 1:
-            raise ValueError(f"{item} extends out of the image of {size[0]}x{size[1]} (width x height)")
-        if (xmin == xmax and size[0] > 1) or (ymin == ymax and size[1] > 1):
-            empty.append(item)
-    if empty and labels_of(item for item in annotation.objects if item not in empty) != labels_of(annotation.objects):
-        raise ValueError(f"{empty[0]} has no area")
-    reason = "has no area; only this object is left out, as the image's labels do not depend on it"
-    return [f"{item} {reason}" for item in empty]
-
-
-def check_name(name: str, what: str) -> None:
-    """Check that a text is the name of a file without folders.
-
-    Args:
-        name: The text.
-        what: Its description in the message.
-
-    Raises:
-        ValueError: It is empty, or could lead to another folder.
-    """
-    if name in ("", ".", "..") or any(character in name for character in "/\\\0"):
-        raise ValueError(f"{what} {name[:80]!r}: must be the name of a file without folders")
+    marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16"}
+    marks |= {codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8"}
+    marked = [name for mark, name in marks.items() if data.startswith(mark)][:1]
+    declared = re.search(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)""", data[:300])
+    stated = [declared[1].decode("ascii")] if declared else []
+    for encoding in [*marked, *stated, "utf-8", "cp1252", "latin-1"]:
+        try:
+            text = data.decode(encoding)
+        except (LookupError, ValueError):
+            continue
+        text = re.sub(r"^\s*<\?xml[^>]*\?>", "", text.strip("\ufeff\0 \t\r\n"), count=1)
+        text = re.sub(r"&(?!#?\w+;)", "&amp;", text)
+        yield text, encoding in ("cp1252", "latin-1") and encoding not in stated

@@ -1,6 +1,6 @@
 """Statistics of the gates of a run's focal layers over the whole of val, taken while it is evaluated anyway.
 
-They go to `gates.parquet`, those of the chosen weights also into the record, and to any logger that has a method `log_gates`.
+They go to `gates.parquet`, those of the chosen weights also into the record, and to the loggers.
 Training is not changed by it.
 """
 
@@ -45,13 +45,13 @@ class Gates(Callback):
     Args:
         every: Epochs from one pass to the next, the first epoch being the first; 0 for none at all.
         path: The parquet file, rewritten whole after each pass; one row for each pass, layer, context and split (all, class,
-            size). Its columns are explained at `LayerGates.rows`.
+            size). Its columns are explained at `LayerGates.rows`; in the file, epochs count from 1.
         classes: Names of the classes.
         console: Where to print which gates are not finite.
 
     Attributes:
-        chosen: Epoch and step that the weights come from when val is evaluated outside of fit.
-        rows: The rows of the file.
+        chosen: Epoch, from 0, and step that the weights come from when val is evaluated outside of fit.
+        rows: The rows of the file, with epochs from 0.
 
     Raises:
         ValueError: `every` is no number of epochs.
@@ -116,12 +116,10 @@ class Gates(Callback):
                 self.console.print(f"gates: {_sentence(found)}")
         if trainer.is_global_zero:
             content = io.BytesIO()
-            pq.write_table(pa.Table.from_pylist(self.rows, COLUMNS), content)
+            pq.write_table(pa.Table.from_pylist(_counted_from_1(self.rows), COLUMNS), content)
             write_whole(self.path, content.getvalue())
             for logger in trainer.loggers:
-                log_gates = getattr(logger, "log_gates", None)  # by its name, so that this need not import W&B
-                if log_gates:
-                    log_gates(COLUMNS.names, new, _drawable(layers, new), epoch, step)
+                log(logger, _counted_from_1(new), _drawable(layers, new), epoch + 1, step)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the model untouched; where gates were not finite, the traceback should say so."""
@@ -167,8 +165,32 @@ class Gates(Callback):
         self._watch = None
 
 
+def log(logger: Any, rows: Sequence[Row], histograms: Mapping[str, tuple[Any, Any]], epoch: int, step: int) -> None:
+    """Give a logger what it can show of a pass over val: numbers for each focal layer, each gate's histogram, and the rows.
+
+    Args:
+        logger: Lightning's logger; it may have the methods `log_histograms` and `log_rows`, as W&B's has.
+        rows: The rows of the pass.
+        histograms: Name to counts [n] and edges [n + 1] of a gate, in even bins.
+        epoch: The epoch of the pass.
+        step: The optimizer steps so far.
+    """
+    scalars: dict[str, float] = {}
+    for row in rows:
+        if row["split"] == "all":
+            layer = f"gates/{row['layer']}"
+            numbers = {f"{layer}/{row['context']}/{name}": row[name] for name in ("mass", "contribution_share")}
+            numbers[f"{layer}/entropy"] = row["entropy"]
+            scalars |= {name: value for name, value in numbers.items() if value is not None}
+    logger.log_metrics({"epoch": epoch, **scalars}, step=step - 1)  # Lightning counts a logger's steps from 0
+    if histograms and hasattr(logger, "log_histograms"):
+        logger.log_histograms(histograms, epoch, step)
+    if hasattr(logger, "log_rows"):
+        logger.log_rows("gates/table", COLUMNS.names, rows, epoch, step)
+
+
 def _read_rows(path: Path) -> list[Row]:
-    """The rows of a gates.parquet.
+    """The rows of a gates.parquet, with epochs from 0.
 
     Raises:
         ValueError: It is damaged, or has other columns.
@@ -182,7 +204,12 @@ def _read_rows(path: Path) -> list[Row]:
         found = table.schema.field(field.name).type if field.name in table.column_names else "missing"
         if found != field.type:
             raise ValueError(f"{path}: not a table of gates: column {field.name} is {found}, not {field.type}")
-    return table.to_pylist()
+    return [row | {"epoch": row["epoch"] - 1} for row in table.to_pylist()]
+
+
+def _counted_from_1(rows: Sequence[Row]) -> list[Row]:
+    """Rows as a person reads them."""
+    return [row | {"epoch": row["epoch"] + 1} for row in rows]
 
 
 def _merged(ranks: Sequence[Mapping[str, LayerGates]]) -> dict[str, LayerGates]:
@@ -197,10 +224,12 @@ def _merged(ranks: Sequence[Mapping[str, LayerGates]]) -> dict[str, LayerGates]:
     return layers
 
 
-def _drawable(layers: Mapping[str, LayerGates], rows: Sequence[Row]) -> dict[tuple[str, str], tuple[Any, Any]]:
-    """Layer and context to the counts and edges of the gate's histogram in even bins, where it has more than one value."""
+def _drawable(layers: Mapping[str, LayerGates], rows: Sequence[Row]) -> dict[str, tuple[Any, Any]]:
+    """Name to the counts and edges of a gate's histogram in even bins, of each gate that has more than one value."""
     return {
-        (row["layer"], row["context"]): even_bins(layers[row["layer"]].histograms()[row["context"]], row["min"], row["max"])
+        f"gates/{row['layer']}/{row['context']}/gate": even_bins(
+            layers[row["layer"]].histograms()[row["context"]], row["min"], row["max"]
+        )
         for row in rows
         if row["split"] == "all" and row["min"] is not None and row["min"] < row["max"]
     }
@@ -219,7 +248,7 @@ def _first_nonfinite(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def _sentence(found: dict[str, Any]) -> str:
     return (
         f"{found['layer']}, {found['context']}: NaN or infinite at {found['positions']} positions of val "
-        f"at step {found['step']} (epoch {found['epoch']})"
+        f"at step {found['step']} (epoch {found['epoch'] + 1})"
     )
 
 

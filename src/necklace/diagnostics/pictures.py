@@ -27,7 +27,7 @@ from necklace.diagnostics.receptive_field import (
     spread,
     theoretical_receptive_field,
 )
-from necklace.diagnostics.trained_run import TrainedRun, open_run
+from necklace.inference.trained_run import TrainedRun, open_run
 from necklace.model import Model
 from necklace.necks import NoNeck
 from necklace.plotting import saved
@@ -38,11 +38,13 @@ IMAGES = 32
 SHOWN = 4
 
 
-def draw_run(folder: Path) -> list[str]:
+def draw_run(folder: Path, trust: str | Path | None = None, own: bool = False) -> list[str]:
     """Draw a finished run's pictures into its folder's `pictures/`, with their numbers in `pictures.json`.
 
     Args:
         folder: As for `open_run`.
+        trust: Likewise.
+        own: Likewise.
 
     Returns:
         Lines to print: the files and the main numbers in them.
@@ -51,7 +53,7 @@ def draw_run(folder: Path) -> list[str]:
         OSError: As for `open_run`, or the folder cannot be written.
         ValueError: As for `open_run`, or an activation is NaN or infinite.
     """
-    run = open_run(folder)
+    run = open_run(folder, trust, own)
     notes = list(run.notes)
     val = run.data.splits["val"]
     chosen = val.select(spaced(len(val), IMAGES))

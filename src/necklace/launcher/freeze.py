@@ -15,3 +15,4 @@ versions()
 # A garbage collection in a child that looked at these objects would copy every page of them.
 gc.collect()
 gc.freeze()
+gc.enable()

@@ -6,7 +6,7 @@ they are when a job starts.
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +54,14 @@ class LocalOptions:
             if value is not None and value < 1:
                 raise ValueError(f"hydra.launcher.{name}={value}: must be at least 1, or null")
         object.__setattr__(self, "script", os.path.abspath(self.script))
+
+
+def launching_overrides(hydra_overrides: Sequence[str]) -> list[str]:
+    """Overrides of Hydra's options for a study's runs: this launcher, unless another is asked for."""
+    if any(text.startswith("hydra/launcher=") for text in hydra_overrides):
+        return list(hydra_overrides)
+    # Hydra's own lines would come between those of the overview.
+    return ["hydra/hydra_logging=none", "hydra/launcher=local", *hydra_overrides]
 
 
 def is_local(launcher: DictConfig) -> bool:

@@ -12,7 +12,8 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from necklace.config import Composer, config_flags, hydra_state, restore_hydra_state
+from necklace.config import Composer, config_flags
+from necklace.launcher.hydra_jobs import hydra_state, restore_hydra_state
 from necklace.launcher.job import FunctionName, Job, pack_call
 from necklace.launcher.local import LocalOptions, failed, job_processes, run_jobs
 from necklace.launcher.preload import PRELOAD_WANDB
@@ -40,8 +41,9 @@ class Multirun:
     def __init__(self, options: LocalOptions, context: HydraContext, task: Callable[..., Any], config: DictConfig) -> None:
         self._options, self._context, self._config = options, context, config
         self._task = FunctionName.of(unwrap(task))
-        logs_to_wandb = config.hydra.runtime.choices.get("logger") == "wandb"
-        start_server(PRELOAD_WANDB if logs_to_wandb else ())
+        # Of several loggers Hydra names no choice, but each stands in the config under its name.
+        loggers = {config.hydra.runtime.choices.get("logger"), *(config.get("logger") or {})}
+        start_server(PRELOAD_WANDB if "wandb" in loggers else ())
 
     def launch(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
         """Run the jobs, in this order as slots become free; a job that fails does not stop the others.

@@ -7,6 +7,7 @@ study runs is not old in one run and new in the next. multiprocessing skips a mo
 from necklace.config import HYDRA_LAZY
 
 PRELOAD = (
+    "necklace.launcher.no_collection",
     "necklace.run.runner",
     "necklace.backbones",
     "necklace.heads",

@@ -16,7 +16,7 @@ from weakref import finalize
 
 from hydra.core.utils import JobReturn, JobStatus
 
-from necklace.config import error_of
+from necklace.launcher.hydra_jobs import error_of
 from necklace.launcher.job import Job, run_call
 
 # Other processes of a run that has answered, such as the other ranks of its group, may take this long to end by themselves.

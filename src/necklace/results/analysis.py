@@ -65,7 +65,7 @@ def _chosen(runs: Sequence[StudyRun], metric: str) -> dict[str, Any]:
     best: tuple[int, float] | None = None
     chosen = runs[0].choice
     for choice in [run.choice for run in runs if run.seed == runs[0].seed and run.choice]:
-        own = [run.record.metrics[metric] for run in runs if run.choice == choice and run.record]
+        own = list(metric_by_seed([run for run in runs if run.choice == choice], metric).values())
         score = len(own), float(np.mean(own)) if own else -math.inf
         if best is None or score > best:
             best, chosen = score, choice
@@ -81,7 +81,8 @@ def _row(name: str, runs: Runs, study: StudyRecords, chosen: dict[str, Any]) -> 
         if metric == "test/acc":  # the only metric that is a mean over images
             images = _over_images(own, runs[baseline], name)
     records = [run.record for run in own if run.record]
-    sides = sorted({int(key.partition("@")[2]) for record in records for key in record.metrics if key.startswith(f"{metric}@")})
+    ends = {key.removeprefix(f"{metric}@") for record in records for key in record.metrics}
+    sides = sorted(int(end) for end in ends if end.isdecimal())
     return Row(
         name=name,
         runs=own,

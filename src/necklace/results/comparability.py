@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
 from necklace.code_version import version_digest
@@ -10,7 +11,7 @@ from necklace.study.store import StudyRecords, StudyRun
 
 
 class NotComparable(ValueError):
-    """Runs differ in more than the study's axes, or two seeds gave the same weights."""
+    """Runs differ in more than the study's axes, or two seeds or two rows gave the same weights."""
 
 
 def check_comparable(study: StudyRecords) -> list[str]:
@@ -23,11 +24,18 @@ def check_comparable(study: StudyRecords) -> list[str]:
         A sentence for each difference that was allowed.
 
     Raises:
-        NotComparable: A field outside the axes differs, with its values and runs; or two seeds of a row gave the same weights.
+        NotComparable: A field outside the axes differs, with its values and runs; or two seeds of a row, or two rows on every
+            seed, gave the same weights.
     """
     info = study.info
     finished = [(run, run.record) for run in study.runs if run.record]
     _check_seeds(finished)
+    equal = equal_rows(study)
+    if equal and info.axes is not None:
+        raise NotComparable(
+            f"{info.name}: {'; '.join(equal)}. What their names say has no effect, so a table would show an ablation that "
+            "never happened; two rows that compute the same are declared under same: in study.yaml"
+        )
     found = [
         (field, f"{field} differs", values)
         for field, values in differences([record for _, record in finished], info.axes or ("neck",)).items()
@@ -35,7 +43,7 @@ def check_comparable(study: StudyRecords) -> list[str]:
     if changed := changed_code(study.runs):
         parts = [{name: record.code[name] for name in changed if name in record.code} for _, record in finished]
         found.append(("code", f"code differs in {_few(changed)}", [version_digest(part) for part in parts]))
-    allowed, refused = [], []
+    allowed, refused = [f"{text}." for text in equal], []
     for field, text, values in found:
         runs: dict[str, list[str]] = {}
         for (run, _), value in zip(finished, values, strict=True):
@@ -49,6 +57,43 @@ def check_comparable(study: StudyRecords) -> list[str]:
             + "\n--allow FIELD accepts a difference and says so under the table"
         )
     return allowed
+
+
+# What decides how a run is evaluated, and not how it is trained: rows may differ in it alone, and share their weights.
+EVALUATION = ("data.eval_sizes", "data.sizes.eval_size", "data.test_images", "data.digest.test")
+
+
+def equal_rows(study: StudyRecords) -> list[str]:
+    """A sentence for each two rows, or two choices of a row, that ended with the same weights on every seed that both have.
+
+    Rows that the study declares as the same are not among them, nor rows that are evaluated differently.
+
+    Args:
+        study: The study.
+    """
+    weights: dict[str, dict[int, Record]] = {}
+    rows: dict[str, str] = {}
+    for run in study.runs:
+        if run.record:
+            tried = "".join(f" with {key}={value}" for key, value in run.choice.items())
+            weights.setdefault(f"{run.row}'{tried}", {})[run.seed] = run.record
+            rows[f"{run.row}'{tried}"] = run.row
+    found = []
+    # Equal on every seed means equal on each, so it is enough to compare what shares a hash.
+    by_hash: dict[str, list[str]] = {}
+    for name, records in weights.items():
+        for record in records.values():
+            by_hash.setdefault(record.weights_hash, []).append(name)
+    pairs = dict.fromkeys(pair for names in by_hash.values() for pair in combinations(dict.fromkeys(names), 2))
+    for first, second in pairs:
+        both = [(weights[first][seed], weights[second][seed]) for seed in weights[first].keys() & weights[second].keys()]
+        declared = study.info.same and {rows[first], rows[second]} == set(study.info.same)
+        # One run under two names is another matter: a plan drops it.
+        same = both and all(one.weights_hash == other.weights_hash and one.hash != other.hash for one, other in both)
+        if same and not declared and not differences([both[0][0], both[0][1]], ()).keys() & set(EVALUATION):
+            seeds = "seed" if len(both) == 1 else "seeds"
+            found.append(f"row '{first} and row '{second} ended with the same weights on all {len(both)} {seeds}")
+    return found
 
 
 def differences(records: Sequence[Record], axes: Sequence[str]) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from necklace.data.reasons import skipped_phrase
 from necklace.results.results import Row, SamePair
 from necklace.results.stats import seeds_needed, smallest_p
 from necklace.study.store import StudyRecords, StudyRun
@@ -28,8 +29,12 @@ def notes_below(
         *_cost_conditions(study),
         *study.info.dropped,
         *differences,
+        *_averaged_classes(study),
         *_not_chosen(study, rows),
         *_nonfinite_gates(study),
+        *_majority(rows),
+        *_one_class(rows),
+        *_data(study),
         *_stale(study),
     )
 
@@ -40,7 +45,9 @@ def missing_runs(rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def _why_missing(run: StudyRun) -> str:
-    return f"failed: {run.failure}" if run.failure else "missing"
+    if not run.failure:
+        return "missing"
+    return f"{'failed' if run.state == 'failed' else 'refused'}: {run.failure}"
 
 
 def _noise(same: SamePair | str | None, noise: float | None) -> list[str]:
@@ -100,6 +107,22 @@ def _cost_conditions(study: StudyRecords) -> list[str]:
     return [f"Latency, training speed and peak memory: {'; '.join(where)}, rows in turn within one run."] if where else []
 
 
+def _averaged_classes(study: StudyRecords) -> list[str]:
+    """Over how many classes a mean of average precisions goes, where not all of them are in test."""
+    if not study.info.metric.startswith("test/map"):
+        return []
+    notes: dict[str, None] = {}
+    for run in study.runs:
+        if run.record is not None and study.info.metric in run.record.metrics:
+            classes, metrics = run.record.data.get("classes", []), run.record.metrics
+            absent = [name for name in classes if f"test/ap/{name}" not in metrics]
+            if absent:
+                listed = f"{', '.join(absent[:5])}{f' and {len(absent) - 5} more' if len(absent) > 5 else ''}"
+                averaged = f"{len(classes) - len(absent)} of {len(classes)} classes"
+                notes[f"{study.info.metric} is the mean over {averaged}: no test image shows {listed}."] = None
+    return list(notes)
+
+
 def _not_chosen(study: StudyRecords, rows: Sequence[Row]) -> list[str]:
     """The missing runs with options that were not chosen: whether they would have been is unknown."""
     chosen = {row.name: row.chosen for row in rows}
@@ -118,6 +141,62 @@ def _nonfinite_gates(study: StudyRecords) -> list[str]:
         if run.record and run.record.gates
         for m in run.record.gates["nonfinite"]
     ]
+
+
+def _majority(rows: Sequence[Row]) -> list[str]:
+    """What an accuracy is to be held against: the share of the majority class; and which classes no test image shows."""
+    found = set()
+    for record in (run.record for row in rows for run in row.runs if run.record):
+        if majority := record.majority():
+            found.add((*majority, tuple(record.untested()), len(record.data["classes"])))
+    notes = []
+    for name, share, untested, classes in sorted(found):
+        shown = classes - len(untested)
+        notes.append(
+            f"Majority class: {100 * share:.1f} % of the test images are of class {name}. A model that takes all images for it "
+            f"has this accuracy, and a balanced accuracy of {100 / shown:.1f} %."
+        )
+        if untested:
+            few = ", ".join(untested[:5]) + (f" and {len(untested) - 5} more" if len(untested) > 5 else "")
+            notes.append(f"Balanced accuracy is over the {shown} of {classes} classes that test shows; it shows none of {few}.")
+    return notes
+
+
+def _one_class(rows: Sequence[Row]) -> list[str]:
+    """The runs whose model takes every test image for one class."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for run in (run for row in rows for run in row.runs if run.record):
+        if run.record and (name := run.record.only_prediction()) is not None:
+            found.setdefault((run.row, name), []).append(str(run.seed))
+    return [
+        f"{row}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}: the model predicts one class: {name}."
+        for (row, name), seeds in found.items()
+    ]
+
+
+def _data(study: StudyRecords) -> list[str]:
+    """What the runs say of their data: files skipped, classes absent, images in two splits.
+
+    A sentence that does not hold for all runs names its rows, or its runs where a row has others.
+    """
+    said: dict[str, list[StudyRun]] = {}
+    finished = [run for run in study.runs if run.record]
+    for run in finished:
+        data = run.record.data if run.record else {}
+        phrase = skipped_phrase(data.get("skipped", ()))
+        notes: list[str] = [*([f"data: {phrase}"] if phrase else []), *data.get("notes", ())]
+        for note in dict.fromkeys(notes):
+            said.setdefault(note, []).append(run)
+    sentences = []
+    for note, runs in said.items():
+        named: list[str] = []
+        for row in dict.fromkeys(run.row for run in runs):
+            those = [run for run in runs if run.row == row]
+            whole = len(those) == sum(run.row == row for run in finished)
+            named += [row] if whole else [f"{row}, seed {run.seed}" for run in those]
+        where = "" if len(runs) == len(finished) else f" ({'; '.join(named)})"
+        sentences.append(f"{note[:1].upper()}{note[1:]}{where}.")
+    return sentences
 
 
 def _stale(study: StudyRecords) -> list[str]:

@@ -7,10 +7,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from necklace.record import Record
 from necklace.results.figure_data import Data, figure_data
 from necklace.results.figures import render
-from necklace.results.results import Results
-from necklace.results.table import TableText
+from necklace.results.results import Results, metric_by_seed
+from necklace.results.table import TableText, mean_text
 
 # Heading and caption of each figure, in the order of the page.
 _FIGURES = {
@@ -80,7 +81,41 @@ def report_html(results: Results, table: TableText) -> str:
         runs=len(runs),
         largest_gap=max(map(abs, results.same.gaps.values())) if results.same else None,
         missing=[run for run in runs if run.record is None],
+        by_class=_by_class(results),
+        by_class_shows="Average precision" if _kind(results) == "ap" else "Accuracy",
     )
+
+
+def _by_class(results: Results) -> list[tuple[str, ...]]:
+    """The table of accuracy, or average precision, by class: a header, then for each class its name, test images and rows.
+
+    Empty where no run has these metrics.
+    """
+    kind = _kind(results)
+    records = [run.record for row in results.rows for run in row.runs if run.record]
+    names = dict.fromkeys(name for record in records for name in record.data.get("classes", []))
+    lines = []
+    for name in names:
+        values = [metric_by_seed(row.runs, f"test/{kind}/{name}").values() for row in results.rows]
+        if any(values):
+            counts = {_test_images(record, name) for record in records}
+            lines.append((name, counts.pop() if len(counts) == 1 else "", *map(mean_text, values)))
+    if lines and kind == "class_acc":
+        values = [metric_by_seed(row.runs, "test/balanced_acc").values() for row in results.rows]
+        lines.append(("balanced accuracy", "", *map(mean_text, values)))
+    header = ("class", "test images", *(row.name for row in results.rows))
+    return [header, *lines] if lines else []
+
+
+def _kind(results: Results) -> str:
+    """Which metric of single classes goes with the study's metric: `ap` or `class_acc`."""
+    return "ap" if results.study.metric.startswith(("test/map", "test/ap/")) else "class_acc"
+
+
+def _test_images(record: Record, name: str) -> str:
+    """The number of test images of a class; empty in old records."""
+    counts = dict(zip(record.data.get("classes", []), record.data.get("class_counts", {}).get("test", []), strict=False))
+    return str(counts.get(name, ""))
 
 
 def _caption(name: str) -> str:

@@ -2,10 +2,11 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
@@ -13,7 +14,7 @@ from rich.text import Text
 from necklace.record import Record
 from necklace.results.notes import missing_runs
 from necklace.results.results import Results, Row
-from necklace.results.stats import Difference, Interval, star
+from necklace.results.stats import Difference, Interval, Summary, star, summarise
 from necklace.study.store import StudyRecords
 
 Column = tuple[str, list[str]]
@@ -115,9 +116,21 @@ def _count(row: Row, total: int) -> str:
 
 def _mean(row: Row) -> str:
     if row.summary is None:
+        if any(run.record for run in row.runs):
+            return "not measured"  # by code of that time, or of a class that test does not show
         return "failed" if any(run.failure for run in row.runs) else "missing"
-    spread = "" if row.summary.sd is None else f" ± {100 * row.summary.sd:.2f}"
-    return f"{100 * row.summary.mean:.2f}{spread}"
+    return _percent(row.summary)
+
+
+def mean_text(values: Iterable[float]) -> str:
+    """Mean and standard deviation of shares, in percent; empty without values."""
+    found = np.array(list(values))
+    return _percent(summarise(found)) if len(found) else ""
+
+
+def _percent(summary: Summary) -> str:
+    spread = "" if summary.sd is None else f" ± {100 * summary.sd:.2f}"
+    return f"{100 * summary.mean:.2f}{spread}"
 
 
 def _difference(row: Row, compared: int) -> str:
@@ -237,10 +250,10 @@ _OF_A_RECORD += ("weights_hash", "git_sha", "git_dirty")
 
 
 def _of_a_record(record: Record) -> list[Any]:
-    """The values of the columns `_OF_A_RECORD`."""
+    """The values of the columns `_OF_A_RECORD`; the best epoch counts from 1."""
     git, neck = record.git or {"sha": "", "dirty": ""}, record.cost["neck"]
     return [
-        record.best_epoch,
+        record.best_epoch + 1,
         record.epochs,
         record.steps,
         record.total("params"),

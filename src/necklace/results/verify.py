@@ -1,6 +1,7 @@
 """Check a study: derive everything that it committed from its records again, and compare."""
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,7 +85,11 @@ def _check_run(run: StudyRun) -> list[str]:
         return problems
     for name, values in run.curve.items():
         at_best = values[record.best_epoch] if record.best_epoch < len(values) else None
-        if name in ("val/acc", "val/map") and at_best is not None and abs(at_best - record.metrics[name]) > 1e-4:
+        if (
+            name in ("val/acc", "val/balanced_acc", "val/map")
+            and at_best is not None
+            and abs(at_best - record.metrics[name]) > 1e-4
+        ):
             problems.append(f"{name} is {record.metrics[name]}, but {at_best} at its best epoch")
     return problems
 
@@ -143,7 +148,25 @@ def check_record(record: Record) -> list[str]:
             problems.append(
                 f"test/acc is {record.metrics['test/acc']}, but {int(correct.sum())} of {len(correct)} images were right"
             )
-    return problems
+    return problems + _check_classes(record)
+
+
+def _check_classes(record: Record) -> list[str]:
+    """The contradictions between accuracy by class, balanced accuracy and accuracy on test, where a record has them."""
+    counts, metrics = record.data.get("class_counts", {}).get("test", []), record.metrics
+    if "test/balanced_acc" not in metrics:
+        return []
+    shown = {name: count for name, count in zip(record.data["classes"], counts, strict=True) if count}
+    by_class = {name: metrics.get(f"test/class_acc/{name}", math.nan) for name in shown}
+    expected = {
+        "test/balanced_acc": sum(by_class.values()) / len(shown),
+        "test/acc": sum(by_class[name] * count for name, count in shown.items()) / sum(shown.values()),
+    }
+    return [
+        f"{name} is {metrics[name]}, but its classes give {value:.7g}"
+        for name, value in expected.items()
+        if not abs(metrics[name] - value) <= 1e-5
+    ]
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,9 +1,15 @@
-"""A run's checkpoints: `best.ckpt`, chosen on val, and `last.ckpt`, from which an interrupted run continues."""
+"""A run's checkpoints: `best.ckpt`, chosen on val, and `last.ckpt`, from which an interrupted run continues.
+
+The best epoch is the one with the highest metric on val; of several, the one with the lowest loss on val; of several still, the
+first. Where val is small, many epochs have equal metrics, and the first of them has trained least.
+"""
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -18,7 +24,7 @@ def checkpoints(folder: Path, monitor: str) -> list[ModelCheckpoint]:
 
     Args:
         folder: Where to.
-        monitor: The metric on val that chooses; the larger, the better.
+        monitor: The metric on val that chooses; the larger, the better. Between equal ones `val/loss` does.
     """
     # Not after validation: the epoch's row of the history would be missing.
     common: dict[str, Any] = {"enable_version_counter": False, "save_on_train_epoch_end": True}
@@ -26,10 +32,32 @@ def checkpoints(folder: Path, monitor: str) -> list[ModelCheckpoint]:
 
 
 class _Kept(ModelCheckpoint):
-    """Knows the best epoch also where the folder has been moved, to another disk or mount, before the run went on.
+    """Lets the loss on val decide between equal metrics.
 
-    Lightning then forgets the best score, and takes the next epoch for the best, however bad it is.
+    Knows the best epoch also where the folder has been moved, to another disk or mount, before the run went on. Lightning then
+    forgets the best score, and takes the next epoch for the best, however bad it is.
     """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._best_loss = math.inf
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: torch.Tensor | None = None) -> bool:
+        """Whether the epoch is the best so far; the same on all ranks, which have the same metrics."""
+        better = super().check_monitor_top_k(trainer, current)
+        if self.monitor is None or current is None:
+            return better
+        loss = float(trainer.callback_metrics["val/loss"])
+        if not better:
+            tie = float(current) == float(self.best_k_models[self.kth_best_model_path]) and loss < self._best_loss
+            better = trainer.strategy.reduce_boolean_decision(tie)
+        if better:
+            self._best_loss = math.inf if math.isnan(loss) else loss
+        return better
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best epoch's loss besides Lightning's own state."""
+        return super().state_dict() | {"best_loss": self._best_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the state of a checkpoint that lies in this folder, wherever it was written."""
@@ -38,6 +66,7 @@ class _Kept(ModelCheckpoint):
         for name in ("best_model_path", "kth_best_model_path"):
             moved[name] = here if state_dict[name] else ""
         moved["best_k_models"] = dict.fromkeys([here], state_dict["best_model_score"]) if state_dict["best_k_models"] else {}
+        self._best_loss = state_dict["best_loss"]
         super().load_state_dict(state_dict | moved)
 
 

@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+from torch import nn
+
 from necklace.data.datamodule import DataModule
 from necklace.data.sizes import Native
 from necklace.diagnostics.receptive_field import theoretical_receptive_field
@@ -27,6 +29,21 @@ def check_parts(data: DataModule, model: Model, task: Task, choice: str) -> None
     if task.label_axes != data.splits["train"].labels.ndim:
         fitting = "task=classification" if task.label_axes == 2 else "task=multilabel"
         raise ValueError(f"data={choice} does not go with this task: take {fitting}")
+    check_positives(data)
+
+
+def check_positives(data: DataModule) -> None:
+    """Check that the splits that are measured show a class, where an image may show several or none.
+
+    Raises:
+        ValueError: None of val's or of test's images shows any class, so that no average precision is defined.
+    """
+    for name, images in data.splits.items():
+        if images.labels.ndim == 2 and not bool((images.labels == 1).any()):
+            raise ValueError(
+                f"data: none of the {len(images)} {name} images shows one of the {len(data.classes)} classes, so that average "
+                "precision is not defined on them; allowed is a split with at least one such image"
+            )
 
 
 def check_stride(data: DataModule, model: Model) -> None:
@@ -59,7 +76,7 @@ def check_gap(data: DataModule, model: Model) -> None:
         )
 
 
-def check_room(folder: Path, model: Model) -> None:
+def check_room(folder: Path, model: nn.Module) -> None:
     """Check before training that the disk holds the checkpoints: weights and two moments of the optimizer each.
 
     Raises:

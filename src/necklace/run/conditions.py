@@ -1,6 +1,10 @@
-"""The conditions that a run meets: versions, device, rank."""
+"""The conditions that a run meets: versions, device, rank, and what Lightning may say."""
 
+import logging
 import platform
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -43,3 +47,26 @@ def rank(trainer: dict[str, Any]) -> int:
     if is_single(trainer):
         setattr(rank_zero_only, "rank", 0)  # noqa: B010, which Lightning sets without declaring it
     return getattr(rank_zero_only, "rank", None) or 0
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's advertisements off the screen, and its warnings about what is meant to be so or cannot be helped."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # Lightning's own call
+        warnings.filterwarnings("ignore", message=r"The number of training batches .* logging interval")  # epochs are logged
+        warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\(")  # all ranks log the same
+        warnings.filterwarnings("ignore", message=r".*could not find the monitored key")  # val may be skipped in an epoch
+        warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # a resumed run's
+        warnings.filterwarnings("ignore", message=r"The `srun` command is available")  # a login node's, for no run of ours
+        try:
+            yield
+        except SystemExit as end:  # which Lightning makes of Ctrl-C
+            if isinstance(end.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            logger.setLevel(level)

@@ -1,6 +1,7 @@
 """The walk of a run: config -> model -> fit -> choose on val -> test once -> record."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,61 +9,84 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 
 from necklace.build import model_of
+from necklace.data.contents import data_line
 from necklace.data.datamodule import DataModule
 from necklace.diagnostics.gate_callback import Gates
 from necklace.distributed import all_gather_object
 from necklace.model import weights_hash
+from necklace.run.bar import Bar
 from necklace.run.checkpoints import WholeCheckpointIO, checkpoints
-from necklace.run.checks import check_parts, check_room
+from necklace.run.checks import check_parts
 from necklace.run.conditions import device_name, is_single
 from necklace.run.costs import Cost, cost_table, measure_cost
 from necklace.run.history import History
 from necklace.tasks import Task, correctness
+from necklace.tasks.class_weights import balanced_weights
 
 if TYPE_CHECKING:  # neither decides what comes out, so neither belongs to the code version
     from necklace.run.folder import RunFolder
     from necklace.spec import RunSpec
 
 
+def task_of(spec: "RunSpec", data: DataModule) -> Task:
+    """The task of a run with its model, before the first step.
+
+    Raises:
+        ValueError: Data, model and task do not go together.
+    """
+    config = spec.config
+    model = model_of(config, data)
+    optimizer, schedule = instantiate(config.optimizer), instantiate(config.schedule)
+    about = {"model": model, "classes": data.classes, "optimizer": optimizer, "schedule": schedule, "seed": spec.seed}
+    task: Task = instantiate(config.task, **about, **_balance(spec.resolved, data))
+    check_parts(data, model, task, spec.choices["data"])
+    return task
+
+
 def fit(
-    spec: "RunSpec", data: DataModule, folder: "RunFolder", open_logger: Callable[[], Any], console: Console
+    spec: "RunSpec",
+    data: DataModule,
+    task: Task,
+    folder: "RunFolder",
+    open_loggers: Callable[[], Any],
+    watch: Callback,
+    console: Console,
 ) -> dict[str, Any]:
     """Train a run, choose its weights on val, and test them once.
 
     Args:
         spec: The run.
         data: Its data.
+        task: Its task, from `task_of`.
         folder: Where its files go; ready to be written.
-        open_logger: Gives Lightning's logger, or False for none; called when nothing can be refused any more.
+        open_loggers: Gives Lightning's loggers, or False for none; called when nothing can be refused any more.
+        watch: A callback that is called before all others.
         console: Where to print.
 
     Returns:
         The fields of the record that training gives, complete on every rank; `test_correct` as bool [N], or None.
     """
-    config = spec.config
-    model = model_of(config, data)
-    optimizer, schedule = instantiate(config.optimizer), instantiate(config.schedule)
-    task: Task = instantiate(
-        config.task, model=model, classes=data.classes, optimizer=optimizer, schedule=schedule, seed=spec.seed
-    )
-    check_parts(data, model, task, spec.choices["data"])
-    check_room(folder.path, model)
+    model: Any = task.model
+    for line in (data_line(data.splits, data.classes, data.skipped), *(f"note: {note}" for note in data.notes)):
+        console.print(line, markup=False)
     initial_hash, costs = weights_hash(model), measure_cost(model, data.size)
     console.print(cost_table(costs, data.size))
 
-    history = History(folder.history_path, None if console.is_terminal else console)
+    history = History(folder.history_path, console)
     gates = Gates(spec.resolved["callbacks"]["gates"], folder.gates_path, data.classes, console)
-    trainer = _trainer(spec, folder, task.monitor, [gates, history], open_logger(), console.is_terminal)
+    kept = checkpoints(folder.checkpoints, task.monitor)
+    bar = [Bar(task.monitor)] if console.is_terminal and spec.resolved["trainer"].get("enable_progress_bar", True) else []
+    trainer = trainer_of(spec, folder.path, [watch, gates, history, *kept, *bar], open_loggers())
     trainer.fit(task, data, ckpt_path=str(folder.last) if folder.last.exists() else None, weights_only=True)
 
     best = _best_checkpoint(folder, task, spec.resolved["epochs"])
     gates.chosen = int(best["epoch"]), int(best["global_step"])
     trainer.loggers = []  # what follows is for the record; a logger would take it for one more epoch
-    metrics, test_correct = _evaluated(trainer, task, data)
+    metrics, test_correct, predicted = _evaluated(trainer, task, data)
     return {
         "metrics": metrics,
         "best_epoch": int(best["epoch"]),
@@ -72,29 +96,53 @@ def fit(
         "weights_hash": weights_hash(task.model),
         "pretrained": list(model.backbone.pretrained),
         **_cost_fields(costs),
-        **_data_fields(data),
+        "data": _data_field(data) | {"predicted": predicted},
         **_training_fields(spec, data, trainer, history),
     }
 
 
-def _trainer(
-    spec: "RunSpec", folder: "RunFolder", monitor: str, callbacks: list[Any], logger: Any, terminal: bool
-) -> pl.Trainer:
-    """Lightning's trainer; the callbacks stand in the order in which they have to be called."""
+def asked_monitor(resolved: dict[str, Any]) -> str | None:
+    """The val metric that a config asks for to choose the checkpoint; None for the task's own."""
+    options = resolved["task"]
+    if options.get("monitor") or "monitor" not in options:
+        return options.get("monitor")
+    # By accuracy the best epoch could be one that takes every image for the common class.
+    balances = options.get("class_weights") is not None or resolved["data"].get("sampler") == "balanced"
+    return "val/balanced_acc" if balances else None
+
+
+def _balance(resolved: dict[str, Any], data: DataModule) -> dict[str, Any]:
+    """What a task's options on imbalance, where it has them, stand for on these data."""
+    found: dict[str, Any] = {}
+    if resolved["task"].get("class_weights") == "balanced":
+        found["class_weights"] = balanced_weights(data.splits["train"].labels, len(data.classes))
+    if "monitor" in resolved["task"]:
+        found["monitor"] = asked_monitor(resolved)
+    return found
+
+
+def trainer_of(spec: "RunSpec", root: Path, callbacks: list[Any], loggers: Any) -> pl.Trainer:
+    """Lightning's trainer; the callbacks stand in the order in which they have to be called.
+
+    Args:
+        spec: The run.
+        root: Where Lightning may write.
+        callbacks: All of the run's.
+        loggers: Lightning's loggers, or False for none.
+    """
     # Filling every fresh tensor with NaN, which comes with deterministic algorithms, costs a quarter of the time on a CPU.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     options = spec.resolved["trainer"]
     plugins: list[Any] = [WholeCheckpointIO()]
     if is_single(options):  # else Lightning would take its rank from whatever job of a cluster this process is in
         plugins.append(LightningEnvironment())
-    bar = [RichProgressBar()] if terminal else []
     return pl.Trainer(
-        **{"enable_progress_bar": terminal} | options,
+        **{"enable_progress_bar": any(isinstance(each, Bar) for each in callbacks)} | options,
         max_epochs=spec.resolved["epochs"],
-        logger=logger,
-        callbacks=[*callbacks, *checkpoints(folder.checkpoints, monitor), *bar],
+        logger=loggers,
+        callbacks=callbacks,
         plugins=plugins,
-        default_root_dir=folder.path,
+        default_root_dir=root,
         num_sanity_val_steps=0,
         enable_model_summary=False,
         use_distributed_sampler=False,  # the plan of batches knows the ranks; padding a split would count images twice
@@ -114,12 +162,15 @@ def _best_checkpoint(folder: "RunFolder", task: Task, epochs: int) -> dict[str, 
     return checkpoint
 
 
-def _evaluated(trainer: pl.Trainer, task: Task, data: DataModule) -> tuple[dict[str, float], np.ndarray | None]:
-    """The metrics of the task's weights on val and test, and which test images are right."""
+def _evaluated(
+    trainer: pl.Trainer, task: Task, data: DataModule
+) -> tuple[dict[str, float], np.ndarray | None, dict[str, list[int]]]:
+    """The metrics of the task's weights on val and test, which test images are right, and how many are taken for each class."""
     metrics = dict(trainer.validate(task, data, verbose=False)[0])
-    test_correct = None
+    test_correct, predicted = None, dict(task.predicted)
     if "test" in data.splits:
         metrics |= trainer.test(task, data, verbose=False)[0]
+        predicted = dict(task.predicted)
         parts = [part for rank in all_gather_object(task.test_correct) for part in rank]
         test_correct = correctness(parts, len(data.splits["test"])).numpy()
         for size in data.eval_sizes:  # every image brought to one size: `test/acc@24`
@@ -127,7 +178,7 @@ def _evaluated(trainer: pl.Trainer, task: Task, data: DataModule) -> tuple[dict[
             metrics |= {f"{name}@{size}": value for name, value in trainer.test(task, data, verbose=False)[0].items()}
         data.test_size = None
     # torchmetrics computes in float32: digits after the seventh are noise that would make equal runs look different.
-    return {name: float(f"{value:.7g}") for name, value in metrics.items()}, test_correct
+    return {name: float(f"{value:.7g}") for name, value in metrics.items()}, test_correct, predicted
 
 
 def _cost_fields(costs: dict[str, Cost]) -> dict[str, Any]:
@@ -137,14 +188,15 @@ def _cost_fields(costs: dict[str, Cost]) -> dict[str, Any]:
     }
 
 
-def _data_fields(data: DataModule) -> dict[str, Any]:
-    content = {
+def _data_field(data: DataModule) -> dict[str, Any]:
+    return {
         "digest": data.digest,
         "images": {name: len(split) for name, split in data.splits.items()},
         "classes": list(data.classes),
+        "class_counts": data.class_counts(),
         "skipped": [list(item) for item in data.skipped],
+        "notes": list(data.notes),
     }
-    return {"data": content}
 
 
 def _training_fields(spec: "RunSpec", data: DataModule, trainer: pl.Trainer, history: History) -> dict[str, Any]:

@@ -187,6 +187,16 @@ class RunFolder:
         write_record(record, self.record_path)
         (self.path / SUPERSEDED).unlink(missing_ok=True)
 
+    def discard(self) -> None:
+        """Remove a run that could not begin; the record that it was to replace stands again."""
+        if not (self.path / SUPERSEDED).exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+            return
+        for path in self.path.iterdir():
+            if path.name != SUPERSEDED:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        os.replace(self.path / SUPERSEDED, self.record_path)
+
     def mark_failed(self, text: str) -> None:
         """Leave FAILED behind, with a traceback or a sentence."""
         self.path.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The learning curve of a run: one row for each epoch, in `history.csv` and, where there is no terminal, on a line."""
+"""The learning curve of a run: one row for each epoch, in `history.csv` and on a line of its own; epochs count from 1."""
 
 import csv
 import io
@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 
 from necklace.atomic import write_whole
@@ -19,17 +20,17 @@ class History(Checkpoint):
     """Keeps the metrics of each epoch; its rows travel in the checkpoint, so a resumed run continues its curve.
 
     A `Checkpoint`, since Lightning calls those last at the end of an epoch, when the task has logged all its metrics; it has to
-    come before the ModelCheckpoint that saves its rows.
+    come before the ModelCheckpoint that saves its rows. All loggers are given its epochs, so that they count from 1 as well.
 
     Args:
         path: The CSV file, rewritten whole after each epoch.
-        console: Where to print a line for each epoch, or None.
+        console: Where to print a line for each epoch.
     """
 
-    def __init__(self, path: Path, console: Console | None) -> None:
+    def __init__(self, path: Path, console: Console) -> None:
         self.path, self.console = path, console
         self.rows: list[dict[str, Any]] = []
-        self.extras: list[dict[str, float]] = []  # for each row, what a W&B run was given beside it
+        self.extras: list[dict[str, float]] = []  # for each row, what a logger was given beside it
         self.resumed = 0
         self._started = 0.0
         self._images = torch.zeros((), dtype=torch.int64)
@@ -44,7 +45,15 @@ class History(Checkpoint):
         self.resumed = state_dict["resumed"] + 1
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give loggers, which start anew in a resumed run, the rows so far: they show one history without a step back."""
+        """Tell loggers where the run goes on, and give them the rows so far: they show one history without a step back.
+
+        Most start anew in a resumed run. One that continues what it wrote before has a method `begin`, is told the first step
+        that is still to come, and takes of the rows what it lacks.
+        """
+        for logger in trainer.loggers:
+            begin = getattr(logger, "begin", None)
+            if begin:
+                begin(self.rows[-1]["step"] if self.rows else 0)
         for row, extra in zip(self.rows, self.extras, strict=True):
             metrics = extra | {name: value for name, value in row.items() if name not in ("step", "images", "seconds")}
             for logger in trainer.loggers:
@@ -61,19 +70,26 @@ class History(Checkpoint):
         """Count the step's images, those of all ranks."""
         self._images += batch.total  # a tensor: a GPU is not waited for
 
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give loggers the epoch with its val metrics; by themselves they would count from 0."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            pl_module.log("epoch", float(trainer.current_epoch + 1))
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the epoch's row; Lightning saves checkpoints after this."""
-        metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        epoch = trainer.current_epoch + 1
+        pl_module.log("epoch", float(epoch))
+        metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if name != "epoch"}
         seconds = time.perf_counter() - self._started
         row = {
-            "epoch": trainer.current_epoch,
+            "epoch": epoch,
             "step": trainer.global_step,
             **metrics,
             "images": int(self._images),
             "seconds": seconds,
         }
         self.rows.append(row)
-        # W&B's logger keeps what it was given with each epoch, so that a resumed run can give it again.
+        # Loggers keep what they were given with each epoch, so that a resumed run can give it again.
         scalars: list[dict[int, dict[str, float]]] = [getattr(logger, "scalars", {}) for logger in trainer.loggers]
         kept = [by_epoch.pop(row["epoch"], {}) for by_epoch in scalars]
         self.extras.append({name: value for given in kept for name, value in given.items() if name not in row})
@@ -84,6 +100,5 @@ class History(Checkpoint):
         writer.writeheader()
         writer.writerows(self.rows)
         write_whole(self.path, table.getvalue())
-        if self.console:
-            shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            self.console.print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}  {seconds:.1f} s")
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        self.console.print(f"epoch {epoch}/{trainer.max_epochs}  {shown}  {seconds:.1f} s")

@@ -1,41 +1,74 @@
 """Train a run, unless its record exists: found? held by another process? stale? failed before?"""
 
-import logging
+import os
 import shlex
 import time
 import traceback
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
+import pytorch_lightning as pl
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class
 from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 
-from necklace.build import datamodule_of, instantiated
+from necklace.build import datamodule_of, facts_of
 from necklace.code_version import git_state
-from necklace.config import choices_of, resolved
+from necklace.config import Composer, cause_of, choices_of, resolved
+from necklace.options.check import check_options, check_split_options
+from necklace.options.errors import OptionError
+from necklace.options.trainer import trainer_problems
 from necklace.record import SCHEMA, Record, pack_bits
-from necklace.run.conditions import rank, versions
-from necklace.run.fit import fit
+from necklace.run.checks import check_room
+from necklace.run.conditions import quiet_lightning, rank, versions
+from necklace.run.fit import asked_monitor, fit, task_of
 from necklace.run.folder import RunFolder, check_writable
-from necklace.spec import RunSpec, run_spec
+from necklace.run.loggers import RunLoggers, check_loggers
+from necklace.run.smoke import smoke_test
+from necklace.spec import RunSpec, run_spec, said_of
 
 
 class RunFailed(RuntimeError):
-    """A run that started and did not finish; its traceback is in `folder`/FAILED."""
+    """A run that did not finish. If it had begun to train, its folder holds FAILED with the traceback."""
+
+
+class RunRefused(RunFailed):
+    """A run that could not begin: what it asks for is wrong or not there. It leaves nothing behind."""
 
 
 class RunFailedBefore(RuntimeError):
     """A run that has failed before, and nobody asked for another try."""
 
 
-def run_composed(config: DictConfig, interactive: bool = True) -> Record:
-    """`run` what Hydra has composed in this process."""
+def run_composed(config: DictConfig, interactive: bool = True) -> Record | None:
+    """`run` what Hydra has composed in this process; a smoke test gives no record.
+
+    Raises:
+        OptionError: An option is wrong, or has no effect.
+    """
     hydra_config = HydraConfig.get()
-    spec = run_spec(resolved(config), choices_of(hydra_config), list(hydra_config.overrides.task))
+    choices, overrides = choices_of(hydra_config), list(hydra_config.overrides.task)
+    # A study may set an option for all its rows that this one does not read; and the first rank has checked for the others.
+    given = overrides if interactive and int(os.environ.get("LOCAL_RANK", "0")) == 0 else []
+    check_options(config, choices, given)
+    plain = resolved(config)
+    facts = facts_of(plain)
+    check_split_options(facts.digest, facts.own_val, given)
+    composer = Composer(GlobalHydra.instance().config_loader(), str(hydra_config.job.config_name))
+    said = said_of(config, plain, choices, composer, [*hydra_config.overrides.hydra, *overrides])
+    spec = run_spec(plain, choices, overrides, said)
+    if plain["trainer"].get("fast_dev_run"):
+        smoke_test(spec)
+        return None
     return run(spec, interactive)
+
+
+def val_metric(record: Record) -> float:
+    """The val metric that chose a run's weights; the larger, the better."""
+    return record.metrics[asked_monitor(record.config) or get_class(record.config["task"]["_target_"]).monitor]
 
 
 def run(spec: RunSpec, interactive: bool = True) -> Record:
@@ -52,74 +85,106 @@ def run(spec: RunSpec, interactive: bool = True) -> Record:
     Raises:
         RunBusy: Another process trains it, and `interactive` is off.
         RunFailedBefore: It has failed before, and neither `interactive` nor rerun=failed asks for another try.
+        RunRefused: It could not take its first step; nothing of it is left behind.
         RunFailed: Training failed; the folder holds FAILED with the traceback.
         ValueError: The config asks for what cannot be.
     """
     started = time.perf_counter()
     git_state()  # now: a commit made while this trains is not what it trains with; nor is an edit
     rerun, trainer = spec.resolved["rerun"], spec.resolved["trainer"]
-    if rerun not in (True, False, "stale", "failed"):
-        raise ValueError(f"rerun={rerun}: must be true, false, stale (runs that other code has trained) or failed")
-    strategy = str(trainer.get("strategy", "auto"))
-    if any(kind in strategy for kind in ("spawn", "fork", "notebook")):
-        raise ValueError(f"trainer.strategy={strategy}: what its ranks measure does not come back to the record; use ddp")
+    if problems := trainer_problems(trainer, spec.resolved["epochs"]):
+        raise OptionError("\n".join(problems))
     folder = RunFolder.of(spec)
     console = Console(soft_wrap=True, highlight=False, quiet=rank(trainer) != 0)
     # Lightning starts the other ranks of a group as this same command; the first holds the run and has made room by then.
     if rank(trainer):
-        return _train(spec, folder, console, started)
+        return _train(spec, folder, lambda: None, console, started)
     check_writable(spec.root)
     with folder.held(console.print if interactive else None):
         record = folder.record()
         stale = record is not None and record.code != spec.code
-        if rerun is True or (rerun == "stale" and stale):
-            folder.supersede()
-        elif record:
+        again = rerun is True or (rerun == "stale" and stale)
+        if record and not again:
             note = " STALE: the code has changed since." if stale else ""
             shown = _shown(record.metrics)
             console.print(f"This run exists: [bold]{folder.path}[/] ({shown}).{note} rerun=true trains it again.")
             return record
-        if not interactive and rerun != "failed" and folder.failed_path.exists():
+        if not (interactive or again) and rerun != "failed" and folder.failed_path.exists():
             raise RunFailedBefore(f"{folder.path}: has failed; rerun=failed tries again")
-        folder.prepare(spec, console.print)
-        return _train(spec, folder, console, started)
+        check_loggers(spec)
+
+        def prepare() -> None:
+            if again:
+                folder.supersede()
+            folder.prepare(spec, console.print)
+
+        return _train(spec, folder, prepare, console, started)
 
 
-def _train(spec: RunSpec, folder: RunFolder, console: Console, started: float) -> Record:
-    """Train, and leave the record behind, or FAILED where that raises."""
+class _Begun(Callback):
+    """Knows whether the run has begun to train.
+
+    Attributes:
+        steps: Whether a step has begun.
+    """
+
+    steps = False
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remember it."""
+        self.steps = True
+
+
+def _train(spec: RunSpec, folder: RunFolder, prepare: Callable[[], None], console: Console, started: float) -> Record:
+    """Train, and leave the record behind; or FAILED where training raises, or nothing where it could not begin."""
     console.print(f"[bold]{folder.path}[/]")
-    opened: list[Any] = []
+    loggers = RunLoggers(spec, folder.path)
     finished: Record | None = None
+    begun = _Begun()
     is_first = rank(spec.resolved["trainer"]) == 0
-
-    def open_logger() -> Any:
-        if not spec.resolved["logger"] or not is_first:
-            return False
-        about = {"folder": folder.path, "config": spec.resolved, "choices": spec.choices, "overrides": list(spec.overrides)}
-        opened.append(instantiated(spec.config.logger, _partial_=True)(**about) or False)
-        return opened[0]
+    refused = prepared = False
 
     try:
         data = datamodule_of(spec.resolved)
         if data.digest != spec.identity["data"]["digest"]:
             raise ValueError("data: the images have changed since the run was planned")
-        with _quiet_lightning():
-            fitted = fit(spec, data, folder, open_logger, console)
+        with quiet_lightning():
+            task = task_of(spec, data)
+            if is_first:
+                check_room(spec.root, task.model)
+            prepare()
+            prepared, begun.steps = True, folder.last.exists()
+            fitted = fit(spec, data, task, folder, lambda: is_first and loggers.open(), begun, console)
         record = _record(spec, folder, fitted, time.perf_counter() - started)
         if is_first:
             folder.finish(record)
         finished = record
-        console.print(f"best epoch {record.best_epoch + 1}/{record.epochs}: {_shown(record.metrics)}")
+        best = f"best epoch {record.best_epoch + 1}/{record.epochs}: {_shown(record.metrics)}"
+        console.print("; ".join([best, *_balance(record)]), markup=False)
         if spec.resolved["callbacks"]["pictures"] and is_first:
             _draw(folder, console)
     except Exception as error:
+        refused = not begun.steps
+        if refused:
+            raise RunRefused(words_of(error)) from error
         folder.mark_failed(traceback.format_exc())
-        words = "\n".join([f"{error}", *getattr(error, "__notes__", [])])
-        raise RunFailed(f"{words}\nFAILED; the traceback is in {folder.failed_path}") from error
+        raise RunFailed(f"{words_of(error)}\nFAILED; the traceback is in {folder.failed_path}") from error
     finally:
-        for logger in opened:
-            _close(logger, spec, folder, finished, console)
+        say = (lambda line: None) if refused else (lambda line: console.print(line, markup=False))
+        loggers.close(finished, folder.best, folder.pictures, say)
+        if refused and prepared and is_first:
+            folder.discard()
     return record
+
+
+def words_of(error: BaseException) -> str:
+    """An error as one reads it, never empty: its message and notes, without what Hydra has wrapped around it."""
+    cause = cause_of(error)
+    text = str(cause).strip()
+    # Python's own say what is wrong with the code, and not to whom.
+    if not text or isinstance(cause, AttributeError | TypeError | LookupError | NameError | AssertionError):
+        text = f"{type(cause).__name__}: {text or 'no message'} (HYDRA_FULL_ERROR=1 shows where)"
+    return "\n".join([text, *getattr(cause, "__notes__", [])])
 
 
 def _record(spec: RunSpec, folder: RunFolder, fitted: dict[str, Any], wall_seconds: float) -> Record:
@@ -140,22 +205,12 @@ def _record(spec: RunSpec, folder: RunFolder, fitted: dict[str, Any], wall_secon
     )
 
 
-def _close(logger: Any, spec: RunSpec, folder: RunFolder, record: Record | None, console: Console) -> None:
-    """Close a logger that wants to know how the run ended, such as W&B's."""
-    close = getattr(logger, "close", None)
-    if close is None:
-        return
-    line = close(record, folder.best if spec.resolved["logger"].get("artifact") else None, folder.pictures)
-    if line:
-        console.print(line, markup=False)
-
-
 def _draw(folder: RunFolder, console: Console) -> None:
     """Draw the pictures of the finished run; where that fails, its record stands nevertheless."""
     try:
         from necklace.diagnostics.pictures import draw_run  # here, as few runs ask for it, and matplotlib takes its time
 
-        lines = draw_run(folder.path)
+        lines = draw_run(folder.path, own=True)
     except Exception as error:
         again = shlex.join(["necklace", "inspect", str(folder.path)])
         lines = [f"pictures: {error}; the run itself is finished, and {again} tries again"]
@@ -163,23 +218,13 @@ def _draw(folder: RunFolder, console: Console) -> None:
         console.print(line, markup=False)
 
 
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's advertisements off the screen, and its warnings about what is meant to be so or cannot be helped."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # Lightning's own call
-        warnings.filterwarnings("ignore", message=r"The number of training batches .* logging interval")  # epochs are logged
-        warnings.filterwarnings("ignore", message=r".*could not find the monitored key")  # val may be skipped in an epoch
-        warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # a resumed run's
-        warnings.filterwarnings("ignore", message=r"The `srun` command is available")  # a login node's, for no run of ours
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-
-
 def _shown(metrics: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
+    """The metrics of a run but those of single classes, such as test/class_acc/cat."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()) if name.count("/") < 2)
+
+
+def _balance(record: Record) -> list[str]:
+    """What an accuracy has to be held against: the share of the majority class, and whether the model just gives one class."""
+    majority, only = record.majority(), record.only_prediction()
+    parts = [f"majority class of test: {majority[0]}, {100 * majority[1]:.1f} %"] if majority else []
+    return [*parts, f"THE MODEL PREDICTS ONE CLASS: {only}"] if only else parts

@@ -1,9 +1,11 @@
 """A set of runs that no study.yaml asked for, read as a study: runs that differ in nothing but the seed are a row."""
 
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
-from necklace.identity import hash_identity
+from necklace.identity import SAID, hash_identity, leaves, short_key, shown
 from necklace.record import Record
 from necklace.run.folder import RunFolder
 from necklace.study.excerpts import read_curve, read_pictures
@@ -56,20 +58,74 @@ def _run(folder: RunFolder, row: str, record: Record | None) -> StudyRun:
 
 
 def _row_names(folders: list[Path], records: dict[Path, Record]) -> dict[Path, str]:
-    """Each folder's row: the part of the name in which rows differ, and the hash where that does not tell them apart."""
+    """Each folder's row: for finished runs what tells them apart, for others the same or what is particular in their name."""
+    kinds = {folder: hash_identity({**record.identity, "seed": None}) for folder, record in records.items()}
+    first = {kind: records[folder] for folder, kind in reversed(kinds.items())}
+    names = dict(zip(first, _apart(list(first.values())), strict=True))
     bare = {folder: _bare_name(folder) for folder in folders}
     words = {name: name.split("_") for name in bare.values()}
     alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*words.values(), strict=False)))
     start = min(alike, min(map(len, words.values())) - 1) if len(words) > 1 else 0
-    short = {folder: "_".join(words[name][start:]) for folder, name in bare.items()}
-    rows = {folder: hash_identity({**record.identity, "seed": None}) for folder, record in records.items()}
-    by_name: dict[str, set[str]] = {}
-    for folder, row in rows.items():
-        by_name.setdefault(short[folder], set()).add(row)
-    unclear = {name for name, own in by_name.items() if len(own) > 1}
+    by_label = {bare[folder]: names[kind] for folder, kind in kinds.items()}
     return {
-        folder: f"{name} ({rows[folder][:4]})" if name in unclear and folder in rows else name for folder, name in short.items()
+        folder: names[kinds[folder]] if folder in kinds else by_label.get(name, "_".join(words[name][start:]))
+        for folder, name in bare.items()
     }
+
+
+def _apart(records: Sequence[Record]) -> list[str]:
+    """A name for each of some records of different identities: its neck, and all in which it differs from another of them."""
+    chosen = [_choices(record) for record in records]
+    options = [_options(record) for record in records]
+    found = []
+    for own, values in zip(chosen, options, strict=True):
+        words = [f"{group}={own[group]}" for group in own if group != "neck" and _vary(group, chosen)]
+        # An option is compared with those of the same choice: other necks have other options.
+        rivals = {group: [v for c, v in zip(chosen, options, strict=True) if c.get(group) == own[group]] for group in own}
+        varying = [key for key in values if _vary(key, rivals.get(_group(key, own), options))]
+        varying.sort(key=lambda key: not key.startswith("neck."))
+        words = [f"{short_key(key)}={shown(values[key])}" for key in varying if key.startswith("neck.")] + words
+        words += [f"{short_key(key)}={shown(values[key])}" for key in varying if not key.startswith("neck.")]
+        found.append(", ".join([own["neck"], *words]))
+    # What is left differs in the content of its files alone.
+    return [
+        f"{name}, data {found[:number].count(name) + 1}" if found.count(name) > 1 else name for number, name in enumerate(found)
+    ]
+
+
+def _choices(record: Record) -> dict[str, str]:
+    """Config group to its choice, or to the network's name where the config has one, which the choice may belie."""
+    place = {name: number for number, name in enumerate(record.config)}  # choices come in no order of their own
+    known = sorted(
+        (group for group in record.choices if group.partition("/")[0] in record.identity),
+        key=lambda g: (place[g.partition("/")[0]], g),
+    )
+    named = {group: (record.config.get(group) or {}).get("name") for group in known}
+    return {group: str(named[group] or record.choices[group]) for group in known}
+
+
+def _group(key: str, choices: Mapping[str, str]) -> str:
+    """The config group that an option belongs to, the innermost one."""
+    parts = key.split(".")
+    inner = "/".join(parts[:2])
+    return inner if inner in choices else parts[0]
+
+
+def _vary(key: str, among: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether an option is not the same everywhere."""
+    return any(values.get(key) != among[0].get(key) for values in among)
+
+
+def _options(record: Record) -> dict[str, Any]:
+    """A record's options that make another run: those of its identity, and what stands behind the digests of its files."""
+    identity = {name: value for name, value in record.identity.items() if name != "seed"}
+    for group, names in SAID.items():
+        behind = {name: value for name, value in record.config[group].items() if name in names}
+        identity[group] = {name: value for name, value in identity[group].items() if name != "digest"} | behind
+    found = leaves(identity)
+    data = record.config["data"]
+    # What follows from another option is not said twice.
+    return {key: value for key, value in found.items() if key.count(".") < 2 or data.get(key.rpartition(".")[2]) != value}
 
 
 def _bare_name(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """The runs of a plan as the study keeps them: from outputs/, else from records/, else from records/retired/."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,18 +46,21 @@ class Kept:
         return self._read.get(run_hash)
 
 
-def collect(plan: Plan, status: StatusReader, kept: Kept) -> tuple[StudyRun, ...]:
+def collect(plan: Plan, status: StatusReader, kept: Kept, refused: Mapping[str, str] | None = None) -> tuple[StudyRun, ...]:
     """The runs of a plan with all that the study keeps of them.
 
     Args:
         plan: The study's runs.
         status: What exists of them here.
         kept: What the study's folder holds.
+        refused: A run's hash to a sentence, of the runs that could not begin.
     """
     illustrated: set[str] = set()
     runs = []
     for planned, found in zip(plan.runs, status.all(), strict=True):
         run = _collected(planned, found, kept, planned.row not in illustrated)
+        if run.state == "missing" and refused and planned.spec.hash in refused:
+            run = replace(run, failure=" ".join(refused[planned.spec.hash].split()))
         illustrated |= {run.row} if run.thumbnails else set()
         runs.append(run)
     return tuple(runs)

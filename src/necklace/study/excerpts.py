@@ -15,7 +15,7 @@ SHOWN = ("receptive_field", "gates*", "confusion")
 THUMBNAIL = 440, 48
 
 Curve = dict[str, list[float | None]]
-"""Column of a learning curve to its values by epoch, None where an epoch has no value."""
+"""Column of a learning curve to its values by epoch, None where an epoch has no value; here epochs count from 0."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,11 @@ def read_curve(folder: Path) -> Curve:
     path = folder / "history.csv"
     rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
     columns = [name for name in (rows[0] if rows else {}) if name == "epoch" or name.startswith(("train/", "val/"))]
-    return {name: [float(f"{float(row[name]):.7g}") if row[name] else None for row in rows] for name in columns}
+    curve = {name: [float(f"{float(row[name]):.7g}") if row[name] else None for row in rows] for name in columns}
+    epochs = curve.get("epoch", [])
+    if epochs and epochs[0] != 0:  # files of earlier code counted from 0 as well
+        curve["epoch"] = [None if epoch is None else epoch - 1 for epoch in epochs]
+    return curve
 
 
 def read_pictures(folder: Path) -> dict[str, Any]:

@@ -12,16 +12,20 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from necklace.code_version import code_version
-from necklace.config import config_flags, error_of, hydra_launcher
+from necklace.config import config_flags
 from necklace.data.splits import share_splits
+from necklace.launcher.hydra_jobs import error_of, hydra_launcher
 from necklace.launcher.job import Job, pack_call
 from necklace.launcher.local import LocalOptions, is_local, job_processes, run_jobs
 from necklace.run.folder import RunBusy
-from necklace.run.runner import run, run_composed
+from necklace.run.loggers import check_loggers
+from necklace.run.runner import RunRefused, run, run_composed
 from necklace.spec import RunSpec
 from necklace.study.plan import Plan, PlannedRun
 from necklace.study.progress import POLL_SECONDS, overview
@@ -29,7 +33,10 @@ from necklace.study.status import RunStatus, StatusReader
 from necklace.study.study_file import override
 
 # Settings with which a run in some state is launched.
-RERUN = {"missing": {}, "stale": {"rerun": "stale"}, "failed": {"rerun": "failed"}}
+RERUN: Mapping[str, Mapping[str, Any]] = {"missing": {}, "stale": {"rerun": "stale"}, "failed": {"rerun": "failed"}}
+
+# Errors of runs that did not begin: a run that has begun ends in RunFailed, and a process that died in a RuntimeError.
+REFUSALS = (RunRefused, ValueError, OSError, HydraException, OmegaConfBaseException)
 
 Settings = Mapping[str, Any]
 """Dotted key to value, of options that do not belong to a run's identity."""
@@ -46,17 +53,9 @@ def train_composed(config: DictConfig) -> None:
     run_composed(config, interactive=False)
 
 
-def launching_overrides(hydra_overrides: Sequence[str]) -> list[str]:
-    """Overrides of Hydra's options for a plan's composition: this project's launcher, unless another is asked for."""
-    if any(text.startswith("hydra/launcher=") for text in hydra_overrides):
-        return list(hydra_overrides)
-    # Hydra's own lines would come between those of the overview.
-    return ["hydra/hydra_logging=none", "hydra/launcher=local", *hydra_overrides]
-
-
 def execute(
     status: StatusReader, script: Path, rerun: set[str], settings: Callable[[], Mapping[str, Settings]], console: Console
-) -> None:
+) -> dict[str, str]:
     """Run what is missing, each run at most once in this call; a run that fails is marked and does not stop the others.
 
     Args:
@@ -65,8 +64,12 @@ def execute(
         rerun: States that are run again besides missing runs: `failed`, from their last checkpoint, and `stale`.
         settings: Gives, by a run's hash, settings such as its name in W&B; asked once, if anything is to be run.
         console: Where to show the progress.
+
+    Returns:
+        A run's hash to a sentence, of the runs that could not begin. These leave nothing behind.
     """
     launched: set[str] = set()
+    refused: dict[str, str] = {}
     waiting = False
     for_logger: Mapping[str, Settings] | None = None
     while True:
@@ -78,12 +81,13 @@ def execute(
         ]
         if not todo:
             if not any(at.state == "running" for at in found):
-                return
+                return refused
             if not waiting:
                 console.print("another process is running the rest; waiting for it")
                 waiting = True
             time.sleep(POLL_SECONDS)
             continue
+        check_loggers(todo[0][0].spec)  # all runs have the same; once, rather than each run failing for it
         for_logger = settings() if for_logger is None else for_logger
         specs = [_adapted(run, at, for_logger) for run, at in todo]
 
@@ -96,6 +100,10 @@ def execute(
         for (planned, _), returned in zip(todo, returns, strict=True):
             if not _is_busy(returned):
                 launched.add(planned.spec.hash)
+                error = error_of(returned)
+                if isinstance(error, REFUSALS):
+                    refused[planned.spec.hash] = str(error).strip() or type(error).__name__  # without notes: tracebacks
+                    console.print(f"{planned.row}, seed {planned.seed}: refused: {refused[planned.spec.hash]}")
                 _mark_failed(status, planned, returned)
 
 
@@ -141,9 +149,9 @@ def _is_busy(returned: JobReturn) -> bool:
 
 
 def _mark_failed(status: StatusReader, planned: PlannedRun, returned: JobReturn) -> None:
-    """Leave FAILED behind for a run whose process could not: it died, or the config was refused before the run began."""
+    """Leave FAILED behind for a run whose process could not, as it died."""
     error = error_of(returned)
-    if error is None or _is_busy(returned):
+    if error is None or isinstance(error, (RunBusy, *REFUSALS)):
         return
     at = status.of(planned)
     if at.state == "missing":

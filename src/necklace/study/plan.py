@@ -13,10 +13,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from necklace.build import forget_data
-from necklace.config import Composer, choices_of, resolved
+from necklace.build import facts_of, forget_data
+from necklace.config import Composer, cause_of, choices_of, resolved
 from necklace.data.splits import splits_key
-from necklace.spec import RunSpec, run_spec
+from necklace.options.check import check_options, check_split_options
+from necklace.options.errors import OptionError
+from necklace.options.refusal import composed
+from necklace.spec import RunSpec, run_spec, said_of
 from necklace.study.matching import matched_width
 from necklace.study.store import StudyInfo
 from necklace.study.study_file import StudyFile, axes_of, named_rows, override
@@ -82,9 +85,9 @@ class Plan:
         return self.root.parent / ".slots"
 
     @property
-    def logger(self) -> dict[str, Any] | None:
-        """The resolved config of the runs' logger, the same for all; None or empty for none."""
-        return self.runs[0].spec.resolved["logger"]
+    def loggers(self) -> dict[str, dict[str, Any]]:
+        """Key of each of the runs' loggers to its options, the same for all runs."""
+        return self.runs[0].spec.loggers
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -131,7 +134,8 @@ def make_plan(
         The plan; runs that come twice are in it once.
 
     Raises:
-        ValueError: The baseline or another named row does not exist, or a width cannot be matched.
+        ValueError: The baseline or another named row does not exist, a width cannot be matched, or options are wrong: those of
+            a row have to have an effect in it, those of all rows in at least one.
     """
     forget_data()  # which may have changed since an earlier plan
     planner = _Planner((*study.overrides, *extra, override("study", study.name)), hydra_overrides)
@@ -150,7 +154,7 @@ def make_plan(
             try:
                 own += planner.runs(name, choice, (*overrides, *tried), chosen)
             except (ValueError, HydraException, OmegaConfBaseException) as error:
-                raise ValueError(f"{study.name}: row '{name}': {error}") from error
+                raise ValueError(f"{study.name}: row '{name}': {cause_of(error)}") from error
         twins = ", ".join(sorted({runs[run.spec.hash].row for run in own if run.spec.hash in runs}))
         if twins and not all(run.spec.hash in runs for run in own):
             raise ValueError(f"{study.name}: some of the runs of row '{name}' are those of row '{twins}'")
@@ -161,6 +165,8 @@ def make_plan(
             continue
         kept[name] = overrides
         runs |= {run.spec.hash: run for run in own}
+    if unread := planner.unread():
+        raise ValueError("\n".join(f"{study.name}: {option}: no row reads it: {why}" for option, why in unread.items()))
     return Plan(
         file=study,
         rows=kept,
@@ -200,7 +206,7 @@ def _rows(study: StudyFile, planner: "_Planner") -> tuple[dict[str, tuple[str, .
         try:
             own, target = (planner.composed(part)[1] for part in (overrides, rows[grid["to"]]))
         except (ValueError, HydraException, OmegaConfBaseException) as error:
-            raise ValueError(f"{study.name}: row '{name}': {error}") from error
+            raise ValueError(f"{study.name}: row '{name}': {cause_of(error)}") from error
         rows[name] = (*overrides, f"neck.width={matched_width(own, target, grid['match'], name)}")
     return rows, {name: grid["match"] for name, _, grid in matched}
 
@@ -213,23 +219,38 @@ class _Planner:
         self._composer = Composer(GlobalHydra.instance().config_loader(), "train")
         self._shared, self._for_hydra = shared, tuple(hydra_overrides)
         self._composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, Any], dict[str, str]]] = {}
+        self._idle: list[dict[str, str]] = []
 
     def composed(self, overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any], dict[str, str]]:
         """The config of a row's overrides, the same as plain containers, and the choices of groups; composed once."""
         if overrides not in self._composed:
-            config = self._composer.compose([*self._for_hydra, *self._shared, *overrides])
+            config = composed(self._composer, [*self._for_hydra, *self._shared, *overrides])
             choices = choices_of(config.hydra)
             if not self.first:
                 self.first = copy.deepcopy(config)
             with open_dict(config):
                 del config["hydra"]
-            self._composed[overrides] = config, resolved(config), choices
+            idle = check_options(config, choices, overrides, self._shared)
+            plain = resolved(config)
+            if plain["trainer"].get("fast_dev_run"):
+                raise OptionError(
+                    "trainer.fast_dev_run: leaves no record, and a study is made of records; train.py tries a run"
+                )
+            facts = facts_of(plain)
+            self._idle.append(idle | check_split_options(facts.digest, facts.own_val, overrides, self._shared))
+            self._composed[overrides] = config, plain, choices
         return self._composed[overrides]
+
+    def unread(self) -> dict[str, str]:
+        """Option to the reason why nothing reads it, of those that all rows share and none reads."""
+        paths = set.intersection(*map(set, self._idle)) if self._idle else set()
+        return {path: self._idle[0][path] for path in sorted(paths)}
 
     def runs(self, row: str, choice: dict[str, Any], overrides: tuple[str, ...], seeds: Sequence[int]) -> list[PlannedRun]:
         """The runs of a row and choice, one for each seed."""
         config, shared, choices = self.composed(overrides)
         refers = "${seed}" in json.dumps(OmegaConf.to_container(config, resolve=False), default=str)
+        said = said_of(config, shared, choices, self._composer, [*self._for_hydra, *self._shared, *overrides])
         found = []
         for seed in seeds:
             if refers:
@@ -237,5 +258,5 @@ class _Planner:
                 shared = resolved(config)
             own = {**shared, "seed": seed}
             given = (*self._shared, *overrides, f"seed={seed}")
-            found.append(PlannedRun(row, seed, choice, run_spec(own, choices, given)))
+            found.append(PlannedRun(row, seed, choice, run_spec(own, choices, given, said)))
         return found

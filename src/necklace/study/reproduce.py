@@ -57,6 +57,9 @@ def reproduce(
     moved = {text.partition("=")[0]: text.partition("=")[2] for text in overrides}
     if not all(key.startswith("data.") for key in moved):
         raise ValueError(f"--reproduce takes data.KEY=VALUE only, such as data.root=DIR, not {' '.join(overrides)}")
+    for record in done:
+        if study.info.metric not in record.metrics:
+            raise ValueError(f"{record.name}: has no {study.info.metric}; --table with another metric, or --rerun-stale, first")
     chosen = [done[index] for index in sorted(generator.choice(len(done), count, replace=False).tolist())]
     for record in chosen:
         if record.world_size > 1:

@@ -12,27 +12,32 @@ rows:                           # a union of grids: each is the product of its l
 # optional
 same: [spp, sppf]               # two rows that compute the same: what differs between them is numerical noise
 choose: {optimizer.lr: [1e-3, 3e-3]}    # tried for each row, chosen on val
-metric: test/acc                # the default, or test/map
+metric: test/acc                # the default, or another of METRICS, or a class's: test/class_acc/CLASS
 tolerance: 0.02                 # of the metric, when a run is trained again on another machine
 ```
 """
 
+import difflib
 import itertools
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
 from omegaconf import OmegaConf
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError
 
+EXPERIMENTS, STUDY_FILE = Path("experiments"), "study.yaml"
 # How far a matched row's size may be from what it is matched to.
 MATCH_WITHIN = 0.02
 SET_BY_THE_STUDY = ("seed", "study", "rerun", "outputs")
-METRICS = ("test/acc", "test/map", "test/map07")
+METRICS = ("test/acc", "test/balanced_acc", "test/map", "test/map07")
+METRICS_OF_A_CLASS = ("test/class_acc/", "test/ap/")
+METRIC_NAMES = f"{', '.join(METRICS)}, or test/class_acc/CLASS or test/ap/CLASS"
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,17 @@ def _distinct(values: list[Any]) -> list[Any]:
     return values
 
 
+def known_metric(name: str) -> str:
+    """The name of a metric that a table can be made of: a share in [0, 1], the larger the better.
+
+    Raises:
+        ValueError: It is not one.
+    """
+    if name not in METRICS and not (name.startswith(METRICS_OF_A_CLASS) and name.rpartition("/")[2]):
+        raise ValueError(f"{name}: must be one of {METRIC_NAMES}")
+    return name
+
+
 class _Content(BaseModel):
     """Keys and types of a study.yaml; a description says what is allowed, for the message."""
 
@@ -90,7 +106,7 @@ class _Content(BaseModel):
     choose: dict[StrictStr, Annotated[list[Any], Field(min_length=1)]] = Field(
         {}, description="a mapping of options to lists of values"
     )
-    metric: Literal[METRICS] = Field("test/acc", description=f"one of {', '.join(METRICS)}")  # pyright: ignore[reportInvalidTypeForm]
+    metric: Annotated[StrictStr, AfterValidator(known_metric)] = Field("test/acc", description=f"one of {METRIC_NAMES}")
     tolerance: Annotated[StrictFloat | StrictInt, Field(ge=0, le=1)] = Field(0.02, description="a share between 0 and 1")
 
 
@@ -102,8 +118,7 @@ def read_study(path: Path) -> StudyFile:
         ValueError: A key or value is wrong; the message names file, key, value and what is allowed.
     """
     if not path.is_file():
-        others = sorted(file.parent.name for file in path.parent.parent.glob("*/study.yaml"))
-        raise FileNotFoundError(f"{path}: there is no such study; there are: {', '.join(others) or 'none'}")
+        raise FileNotFoundError(_missing(path))
     try:
         content = OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -126,6 +141,33 @@ def read_study(path: Path) -> StudyFile:
         metric=found.metric,
         tolerance=float(found.tolerance),
     )
+
+
+def study_name(given: str) -> str:
+    """The name of a study from what was given for it: NAME, or what a shell completes it to, such as experiments/NAME/.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    base = EXPERIMENTS.absolute()
+    path = Path(given)
+    path = path.parent if path.name == STUDY_FILE else path
+    whole = Path(os.path.normpath(path.absolute()))
+    if whole != base and whole.is_relative_to(base):
+        path = whole.relative_to(base)
+    parts = path.parts
+    if path.is_absolute() or not parts or any(part.startswith(".") or not part.strip() for part in parts):
+        raise ValueError(f"NAME={given!r}: must be the name of a folder in {base}")
+    return path.as_posix()
+
+
+def _missing(path: Path) -> str:
+    """The message where there is no study: where it was looked for, and which there are."""
+    folder = path.parent.parent.absolute()
+    others = sorted(file.parent.name for file in folder.glob(f"*/{STUDY_FILE}"))
+    near = difflib.get_close_matches(path.parent.name, others, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"{path.parent.name}: there is no such study in {folder}; {hint}there are: {', '.join(others) or 'none'}"
 
 
 def _parsed(content: Mapping[Any, Any], rows_key: str, path: Path) -> _Content:

@@ -1,6 +1,8 @@
 """The base class of all tasks: a LightningModule with loss, metrics and optimizer. It knows no config and no files."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
@@ -27,6 +29,7 @@ class Task(pl.LightningModule):
         monitor: The val metric that selects the checkpoint; larger is better.
         label_axes: Number of axes of the labels that the task expects: 1 for [B], 2 for [B, K].
         test_correct: Pairs of indices int64 [B] and correctness bool [B], one for each test batch.
+        predicted: Stage to the number of images that its last pass took for each class; empty with several labels an image.
     """
 
     monitor: str
@@ -44,6 +47,19 @@ class Task(pl.LightningModule):
         self.make_optimizer, self.make_schedule, self.seed = optimizer, schedule, seed
         self.epoch_loss, self.val_loss, self.test_loss = MeanMetric(), MeanMetric(), MeanMetric()
         self.test_correct: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.step_lr = 0.0
+        self.predicted: dict[str, list[int]] = {}
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> NoReturn:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Not how a run is loaded: a checkpoint has the weights, and the run's folder has what they belong to.
+
+        Raises:
+            TypeError: Always; it names the way that works.
+        """
+        path = Path(str(checkpoint_path))
+        folder = path.parents[1] if path.parent.name == "checkpoints" else "outputs/STUDY/RUN"
+        raise TypeError(f"{cls.__name__}.load_from_checkpoint: load the run instead: necklace.load({str(folder)!r}).model")
 
     def losses(self, logits: torch.Tensor, labels: torch.Tensor, training: bool) -> torch.Tensor:
         """The loss of each image, float [B].
@@ -89,17 +105,21 @@ class Task(pl.LightningModule):
         loss = losses.sum() * (self.trainer.world_size / batch.total)
         if not torch.isfinite(loss):
             raise FloatingPointError(
-                f"the training loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}); "
+                f"the training loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch + 1}); "
                 "a lower optimizer.lr or trainer.gradient_clip_val=1 may help"
             )
         self.epoch_loss.update(losses.detach().mean(), len(losses))
         return loss
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Keep the learning rate that the step takes: after it, the schedule has already set the next one."""
+        self.step_lr = float(optimizer.param_groups[0]["lr"])
+
     def on_train_epoch_end(self) -> None:
-        """Log the mean loss of the epoch and the last learning rate."""
+        """Log the mean loss of the epoch and the learning rate of its last step."""
         self.log("train/loss", self.epoch_loss.compute())
         self.epoch_loss.reset()
-        self.log("lr", self.optimizers().param_groups[0]["lr"])  # pyright: ignore[reportAttributeAccessIssue]
+        self.log("lr", self.step_lr)
 
     def _evaluate(self, batch: Batch, stage: str, mean_loss: MeanMetric) -> torch.Tensor:
         logits = self(batch.images)

@@ -10,12 +10,15 @@ from torchmetrics import CatMetric
 from torchmetrics.functional.classification import binary_average_precision, binary_precision_recall_curve
 
 from necklace.tasks.base import Task
+from necklace.tasks.class_weights import weights_tensor
 
 
 class MultiLabel(Task):
     """Any number of labels per image: binary cross-entropy and mean average precision.
 
-    A label of -1 (only `difficult` objects of the class are in the image) is ignored in the loss and in the metrics.
+    A label of -1 (only `difficult` objects of the class are in the image) is ignored in the loss and in the metrics. A class
+    that no image of a split shows has no average precision there: the mean is over the others, and `test/map_classes` is their
+    number.
 
     Args:
         model: Maps images [B, 3, H, W] to logits [B, K].
@@ -23,9 +26,14 @@ class MultiLabel(Task):
         optimizer: As in `Task`.
         schedule: As in `Task`.
         seed: As in `Task`.
+        class_weights: How much the presence of each class counts in the loss, in training only; see `class_weights.py`.
+
+    Raises:
+        ValueError: `class_weights` is out of range.
     """
 
     monitor, label_axes = "val/map", 2
+    class_weights: torch.Tensor | None
 
     def __init__(
         self,
@@ -34,9 +42,11 @@ class MultiLabel(Task):
         optimizer: Callable[[list[dict]], Optimizer],
         schedule: Callable[[Optimizer, int, int], LRScheduler],
         seed: int,
+        class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__(model, optimizer, schedule, seed)
         self.classes = tuple(classes)
+        self.register_buffer("class_weights", weights_tensor(class_weights, self.classes), persistent=False)
         # Both average precisions need the scores of all images: the area under the curve and VOC2007's 11 points.
         self.val_scores, self.test_scores = CatMetric(), CatMetric()
 
@@ -44,7 +54,10 @@ class MultiLabel(Task):
         """Binary cross-entropy of each image [B] in nats, the mean over its classes with a label of 0 or 1."""
         known = (labels >= 0).float()
         target = labels.clamp(min=0).float()
-        losses = nn.functional.binary_cross_entropy_with_logits(logits, target, weight=known, reduction="none")
+        weights = self.class_weights if training else None
+        losses = nn.functional.binary_cross_entropy_with_logits(
+            logits, target, weight=known, reduction="none", pos_weight=weights
+        )
         return losses.sum(1) / known.sum(1).clamp(min=1)
 
     def update_metrics(self, stage: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -74,8 +87,11 @@ class MultiLabel(Task):
             elevens.append(eleven_point_precision(logit, target))
             self.log(f"{stage}/ap/{name}", areas[-1])
         # compute() gathers the scores of all ranks, so these values are equal on every rank.
-        self.log(f"{stage}/map", torch.stack(areas).mean() if areas else torch.tensor(0.0))
-        self.log(f"{stage}/map07", torch.stack(elevens).mean() if elevens else torch.tensor(0.0))
+        undefined = torch.tensor(torch.nan)  # a mean over nothing; check_parts() refuses such data before training
+        self.log(f"{stage}/map", torch.stack(areas).mean() if areas else undefined)
+        self.log(f"{stage}/map07", torch.stack(elevens).mean() if elevens else undefined)
+        if stage == "test":
+            self.log("test/map_classes", float(len(areas)))
 
 
 def eleven_point_precision(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -1,19 +1,33 @@
-"""A CSV file of every logged step, without W&B."""
+"""A CSV file of all that a run logs with its epochs, without W&B."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+import shutil
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 from pytorch_lightning.loggers import CSVLogger
 
+from necklace.tracking.tracker import AboutRun, Tracker
 
-def csv_logger(folder: Path, config: dict[str, Any], choices: Mapping[str, str], overrides: Sequence[str]) -> CSVLogger:
-    """Lightning's CSV of every logged step, in the run's folder as `csv/metrics.csv`.
+
+class CsvRunLogger(Tracker, CSVLogger):
+    """Lightning's CSV logger; it starts anew in a resumed run, which begins with the epochs so far."""
+
+    service = "CSV"
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Log numbers."""
+        self.remember(metrics)
+        super().log_metrics(dict(metrics), step)
+
+
+def csv_logger(**about: Unpack[AboutRun]) -> CsvRunLogger:
+    """Lightning's CSV of every logged step, in the run's folder as `csv/metrics.csv`, with the config as `csv/hparams.yaml`.
 
     Args:
-        folder: The run's folder.
-        config: Not used here, like all that follows; every logger is given the same arguments.
-        choices: Config group to chosen name.
-        overrides: The command's overrides.
+        **about: The run.
     """
-    return CSVLogger(save_dir=str(folder), name="", version="csv")
+    folder = about["folder"]
+    shutil.rmtree(folder / "csv", ignore_errors=True)  # Lightning would do so as well, with a warning
+    logger = CsvRunLogger(save_dir=str(folder), name="", version="csv")
+    logger.log_hyperparams(about["config"])
+    return logger

@@ -7,7 +7,6 @@ its last rows; a resumed run therefore starts another file, with a number after 
 
 import os
 import ssl
-from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 from threading import Thread
@@ -16,10 +15,10 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import wandb
-from rich.console import Console
 from wandb.errors import Error as WandbError
 
 from necklace.code_version import git_state
+from necklace.tracking.tracker import print_once
 
 # Seconds. Without limits W&B waits 108 s for a server that does not answer, and at the end of a run without end.
 PROBE_S, INIT_S, FINISH_S = 5.0, 5.0, 5.0
@@ -173,12 +172,6 @@ def _leave_dead_service() -> None:
 def offline_line(why: str) -> str:
     """The message where runs are offline although online was wanted."""
     return f"W&B is left alone ({why}); runs are written to disk, from where wandb sync uploads them"
-
-
-@cache
-def print_once(line: str) -> None:
-    """Print a line the first time that a process asks for it."""
-    Console(soft_wrap=True, highlight=False).print(line, markup=False)
 
 
 def _server() -> str:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from necklace.atomic import write_whole
 from necklace.build import ALIASES
+from necklace.identity import shown
 from necklace.results.table import TableText
 from necklace.study.plan import Plan
 from necklace.study.status import RunStatus
@@ -26,37 +27,44 @@ ENDED = ("done", "stale", "failed")
 SYNC_S, SYNC_RUN_S = 30.0, 20.0
 
 
-def wandb_settings(plan: Plan, console: Console) -> dict[str, dict[str, Any]]:
-    """Settings of each run's logger: its row, the axes, and that the server need not be tried.
+def logger_settings(plan: Plan, console: Console) -> dict[str, dict[str, Any]]:
+    """Settings of each run's loggers, where they have such options: its row, the axes, and that W&B need not try the server.
 
     Args:
         plan: The study.
         console: Where to say why the runs are offline, if they were meant to be online.
 
     Returns:
-        Run's hash to dotted key and value; none where the study's logger is another.
+        Run's hash to dotted key and value.
     """
-    found = wandb_mode_of(plan)
-    if found is None:
-        return {}
-    _, why = found
+    _, why = wandb_mode_of(plan) or (None, None)
     if why:
         console.print(offline_line(why), markup=False)
-    shared = {"logger.axes": list(plan.axes), **({"logger.mode": "offline"} if why else {})}
-    return {run.spec.hash: {"logger.row": run.row, **shared} for run in plan.runs}
+    shared: dict[str, Any] = {f"{key}.axes": list(plan.axes) for key, options in plan.loggers.items() if "axes" in options}
+    if why:
+        shared |= {f"{key}.mode": "offline" for key, options in plan.loggers.items() if _is_wandb(options)}
+    with_row = [f"{key}.row" for key, options in plan.loggers.items() if "row" in options]
+    # What a study tries for a row, to choose from it, is no row of its own, but its runs are not to be averaged either.
+    tried = [", ".join([run.row, *(f"{key}={shown(value)}" for key, value in run.choice.items())]) for run in plan.runs]
+    return {run.spec.hash: {**dict.fromkeys(with_row, row), **shared} for run, row in zip(plan.runs, tried, strict=True)}
 
 
 def wandb_mode_of(plan: Plan) -> tuple[str, str | None] | None:
     """The W&B mode of this study's runs, asked once for all of them.
 
     Returns:
-        The mode, and why it is offline although online was meant; None where the logger is another, or W&B is disabled.
+        The mode, and why it is offline although online was meant; None where W&B is no logger of theirs, or disabled.
     """
-    target = (plan.logger or {}).get("_target_")
-    if plan.logger is None or ALIASES.get(str(target), target) != f"{wandb_logger.__module__}.{wandb_logger.__name__}":
+    own = next((options for options in plan.loggers.values() if _is_wandb(options)), None)
+    if own is None:
         return None
-    mode, why = wandb_mode(plan.logger["mode"])
+    mode, why = wandb_mode(own["mode"])
     return None if mode == "disabled" else (mode, why)
+
+
+def _is_wandb(options: dict[str, Any]) -> bool:
+    target = options.get("_target_")
+    return ALIASES.get(str(target), target) == f"{wandb_logger.__module__}.{wandb_logger.__name__}"
 
 
 def write_table(table: TableText, plan: Plan, mode: str) -> str | None:
@@ -77,7 +85,7 @@ def write_table(table: TableText, plan: Plan, mode: str) -> str | None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     project = project_name(plan.name)
-    about = {"project": project, "group": project, "name": "table", "job_type": "table", "tags": ["table"]}
+    about = {"project": project, "group": "table", "name": "table", "job_type": "table", "tags": ["table"]}
     run = open_run(folder, "table", mode, FINISH_S, **about, config={"question": plan.file.question})
     if run is None:
         return None

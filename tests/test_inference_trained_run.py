@@ -7,7 +7,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from necklace.diagnostics.trained_run import open_run
+from necklace.inference.trained_run import open_run
 from necklace.model import weights_hash
 from necklace.record import read_record, write_record
 from tests import test_diagnostics_pictures

@@ -1,7 +1,7 @@
 """A finished run, opened again: its record, its data, and its model before and after training."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,10 @@ import torch
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
+from necklace.backbones.named import weights_file
 from necklace.build import datamodule_of, model_of
 from necklace.data.datamodule import DataModule
+from necklace.inference.trust import check_targets, trusted
 from necklace.model import Model, weights_hash
 from necklace.record import Record, read_record
 
@@ -37,38 +39,80 @@ class TrainedRun:
     notes: list[str]
 
 
-def open_run(folder: Path) -> TrainedRun:
-    """Open a finished run.
+def open_run(folder: Path, trust: str | Path | None = None, own: bool = False) -> TrainedRun:
+    """Open a finished run with its data.
 
     Args:
         folder: Its folder, with record.json, config.yaml and checkpoints/best.ckpt.
+        trust: A folder whose Python files may run, see `necklace.load`.
+        own: Whether this process has trained the run, so that all its classes have run here anyway.
 
     Raises:
         FileNotFoundError: The run is not finished, or a file of it is missing.
-        ValueError: A file is damaged, or the data or the checkpoint are not those of the record.
+        ValueError: A file is damaged or names a class that may not run; data or checkpoint are not those of the record.
     """
-    for name in ("record.json", "config.yaml", "checkpoints/best.ckpt"):
-        if not (folder / name).is_file():
-            failed = "; it has failed, see FAILED there" if (folder / "FAILED").exists() else ""
-            raise FileNotFoundError(f"{folder}: not the folder of a finished run, it has no {name}{failed}")
-    record = read_record(folder / "record.json")
+    record = finished_record(folder, ("config.yaml",))
     config = _read_config(folder / "config.yaml", record)
-    data = datamodule_of(config)
-    changed = [name for name, digest in record.data["digest"].items() if data.digest.get(name) != digest]
-    if changed:
-        raise ValueError(f"{folder}: the data has changed since the run ({', '.join(changed)})")
-    weights = config["backbone"].get("pretrained")
-    if weights and not Path(weights).is_file():
-        config["backbone"]["pretrained"] = None  # the trained weights do not need it
-    before = model_of(OmegaConf.create(config), data).eval()
-    after = copy.deepcopy(before)
-    after.load_state_dict(_read_weights(folder / "checkpoints" / "best.ckpt"))
-    if weights_hash(after) != record.weights_hash:
-        raise ValueError(f"{folder}: checkpoints/best.ckpt does not hold the weights of record.json")
+    if not own:
+        check_targets(config, trust)
+    with trusted(trust):
+        data = datamodule_of(config)
+        changed = [name for name, digest in record.data["digest"].items() if data.digest.get(name) != digest]
+        if changed:
+            raise ValueError(f"{folder}: the data has changed since the run ({', '.join(changed)})")
+        if config["backbone"].get("pretrained") and not _has_weights_file(config["backbone"]):
+            config["backbone"]["pretrained"] = None  # the trained weights do not need it
+        before = model_of(OmegaConf.create(config), data).eval()
+    after = with_trained_weights(copy.deepcopy(before), folder, record)
     if weights_hash(before) == record.initial_hash:
         return TrainedRun(folder, record, data, {"before": before, "after": after}, [])
     note = "the initial weights could not be built again (other code, another torch, no weights file), so 'before' is missing"
     return TrainedRun(folder, record, data, {"after": after}, [note])
+
+
+def finished_record(folder: Path, also: Sequence[str] = ()) -> Record:
+    """The record of a finished run.
+
+    Args:
+        folder: Its folder, with record.json and checkpoints/best.ckpt.
+        also: Further files that it must have.
+
+    Raises:
+        FileNotFoundError: The run is not finished, or a file of it is missing.
+        ValueError: The record is damaged.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such folder; a run's is outputs/STUDY/RUN")
+    for name in ("record.json", *also, "checkpoints/best.ckpt"):
+        if not (folder / name).is_file():
+            failed = "; it has failed, see FAILED there" if (folder / "FAILED").exists() else ""
+            raise FileNotFoundError(f"{folder}: not the folder of a finished run, it has no {name}{failed}")
+    return read_record(folder / "record.json")
+
+
+def with_trained_weights(model: Model, folder: Path, record: Record) -> Model:
+    """Load the weights that val chose into a model of the run, in place.
+
+    Raises:
+        ValueError: The checkpoint is damaged, or does not hold the weights of the record.
+    """
+    path = folder / "checkpoints" / "best.ckpt"
+    weights = _read_weights(path)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        words = " ".join(str(error).split())
+        raise ValueError(f"{path}: not of the model in record.json: {words[:200]}") from error
+    if weights_hash(model) != record.weights_hash:
+        raise ValueError(f"{folder}: checkpoints/best.ckpt does not hold the weights of record.json")
+    return model
+
+
+def _has_weights_file(backbone: dict[str, Any]) -> bool:
+    try:
+        return weights_file(backbone, fetch=False) is not None
+    except FileNotFoundError:
+        return False
 
 
 def _read_config(path: Path, record: Record) -> dict[str, Any]:
@@ -95,7 +139,7 @@ def _read_weights(path: Path) -> dict[str, Any]:
     """
     content = _read(path, partial(torch.load, map_location="cpu", weights_only=True))
     state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict):
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"{path}: not a checkpoint of a run: it has no state_dict with the weights")
     prefix = "model."
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

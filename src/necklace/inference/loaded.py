@@ -1,0 +1,150 @@
+"""`necklace.load`: a finished run's model, ready to be used. Its data is not needed."""
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from necklace.build import model_for
+from necklace.data.sizes import Fixed
+from necklace.inference.preprocessing import Input, Preprocessing, decoded, listed
+from necklace.inference.trained_run import finished_record, with_trained_weights
+from necklace.inference.trust import check_targets, trusted
+from necklace.model import Model
+from necklace.record import Record
+
+# Resized images that wait for others of their shape, at most, in batches.
+WAITING = 16
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A finished run.
+
+    Attributes:
+        folder: Its folder.
+        record: Its record.
+        model: Images float32 [B, 3, H, W], as `preprocess` gives them, to logits [B, K]; in evaluation mode.
+        classes: Names of the K classes.
+        preprocessing: From pixels to the model's input.
+        one_label: Whether an image has exactly one label (softmax) or any number of them (sigmoid).
+    """
+
+    folder: Path
+    record: Record
+    model: Model
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    one_label: bool
+
+    @classmethod
+    def open(cls, folder: Path, trust: str | Path | None = None) -> "LoadedRun":
+        """See `necklace.load`."""
+        record = finished_record(folder)
+        config = record.config
+        check_targets(config, trust)
+        try:
+            classes = tuple(record.data["classes"])
+            # The trained weights replace what a weights file gave, so it need not be there.
+            backbone = {name: None if name == "pretrained" else value for name, value in config["backbone"].items()}
+            with trusted(trust):
+                sizes = instantiate(config["data"]["sizes"])
+                preprocessing = Preprocessing(sizes, tuple(config["data"]["mean"]), tuple(config["data"]["std"]))
+                fixed = preprocessing.size_of(1, 1) if isinstance(sizes, Fixed) else None
+                model = model_for(OmegaConf.create(config | {"backbone": backbone}), len(classes), fixed)
+                one_label = get_class(config["task"]["_target_"]).label_axes == 1
+        except (InstantiationException, KeyError, TypeError, AttributeError) as error:
+            words = " ".join(str(error.__cause__ or error).split())
+            raise ValueError(f"{folder / 'record.json'}: its model cannot be built: {type(error).__name__}: {words}") from error
+        return cls(folder, record, with_trained_weights(model.eval(), folder, record), classes, preprocessing, one_label)
+
+    def preprocess(self, image: Input) -> Tensor:
+        """An image as the run's evaluation sees it.
+
+        Args:
+            image: A file, an image of Pillow, or uint8 RGB pixels [h, w, 3] or [3, h, w], of any size.
+
+        Returns:
+            float32 [1, 3, H, W], on the CPU.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is not a readable image.
+        """
+        return self.preprocessing.normalised(self.preprocessing.sized(next(decoded([image])))[None])
+
+    def predict(self, images: Input | Iterable[Input]) -> Tensor:
+        """The probability of each class for each image.
+
+        Args:
+            images: As for `preprocess`, one or a list, of any sizes; an array or tensor [N, h, w, 3] is N images.
+
+        Returns:
+            float32 [N, K], on the CPU, in the images' order. With one label an image its K values sum to 1; else each is the
+            probability that the class is in the image.
+
+        Raises:
+            FileNotFoundError: As `preprocess`.
+            ValueError: As `preprocess`.
+        """
+        return self.probabilities(decoded(listed(images)))[0]
+
+    def probabilities(self, images: Iterable[Tensor | str]) -> tuple[Tensor, dict[int, str]]:
+        """Predict images as they are decoded, with no more of them in memory than a few batches.
+
+        Args:
+            images: For each its pixels, uint8 [h, w, 3], or why it cannot be read.
+
+        Returns:
+            float32 [N, K], NaN where an image cannot be read; and the reasons by the images' positions.
+        """
+        batch_size = int(self.record.config["batch_size"])
+        problems: dict[int, str] = {}
+        waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+        rows: dict[int, Tensor] = {}
+        held = total = 0
+        for position, image in enumerate(images):
+            total += 1
+            if isinstance(image, str):
+                problems[position] = image
+                continue
+            sized = self.preprocessing.sized(image)
+            group = waiting.setdefault(tuple(sized.shape), [])
+            group.append((position, sized))
+            held += 1
+            if len(group) == batch_size or held == WAITING * batch_size:
+                fullest = max(waiting, key=lambda shape: len(waiting[shape]))
+                held -= len(waiting[fullest])
+                rows |= self._predicted(waiting.pop(fullest))
+        for group in waiting.values():
+            rows |= self._predicted(group)
+        result = torch.full((total, len(self.classes)), torch.nan)
+        for position, row in rows.items():
+            result[position] = row
+        return result, problems
+
+    def _predicted(self, images: list[tuple[int, Tensor]]) -> dict[int, Tensor]:
+        """Position to probabilities [K] of images of one shape."""
+        device = next(self.model.parameters()).device
+        batch = self.preprocessing.normalised(torch.stack([image for _, image in images]).to(device))
+        with torch.inference_mode(), self._precision(device):
+            logits = self.model(batch)
+        return dict(zip((position for position, _ in images), self.activated(logits.float()).cpu(), strict=True))
+
+    def activated(self, logits: Tensor) -> Tensor:
+        """The probabilities of logits, both float32 [N, K]."""
+        return logits.softmax(1) if self.one_label else logits.sigmoid()
+
+    def _precision(self, device: torch.device) -> Any:
+        """The arithmetic of the run's evaluation."""
+        mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(
+            str(self.record.config["trainer"].get("precision"))
+        )
+        return torch.autocast(device.type, mixed) if mixed else nullcontext()

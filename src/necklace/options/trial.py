@@ -1,0 +1,76 @@
+"""Parts of a run made for a trial, without data and without memory for weights: what they say to their options."""
+
+import inspect
+import json
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from necklace.backbones import CifarResNet
+from necklace.data.augment import Augmentation
+from necklace.options.readers import located
+
+# A trial has these; what depends on them is left to the real run.
+CHANNELS, CLASSES, MAP_SIZE = 64, 2, (4, 4)
+UNREAD = ": nothing reads it"
+QUICK = ("necklace.necks", "necklace.heads", "necklace.data.sizes", "torch.optim")
+
+
+@lru_cache(maxsize=4096)
+def trial_problem(path: str, content: str) -> str | None:
+    """A sentence about the first option that a part refuses, or None.
+
+    Args:
+        path: Of the part in a config, such as `neck`.
+        content: The part as JSON.
+    """
+    node = json.loads(content)
+    make = _maker(path, node)
+    if make is None:
+        return None
+    try:
+        with torch.device("meta"):
+            make()
+    except (TypeError, ValueError) as error:
+        cause: BaseException = error
+    except Exception as error:
+        # Hydra wraps what a constructor raises; anything but a refusal comes from this being a trial.
+        if not isinstance(error.__cause__, TypeError | ValueError):
+            return None
+        cause = error.__cause__
+    else:
+        return None
+    text = " ".join(str(cause).split())
+    unexpected = re.search(r"unexpected keyword argument '(\w+)'", text)
+    if unexpected:
+        return f"{path}.{unexpected[1]}{UNREAD}"
+    name = re.match(r"(\w+)=", text)
+    if name and name[1] == "out_channels":  # which may be right for the channels that there will be
+        return None
+    if name and name[1] in node:
+        return f"{path}.{text}"
+    return text if text.startswith(path) else f"{path}: {text}"
+
+
+def _maker(path: str, node: dict[str, Any]) -> Callable[[], Any] | None:
+    if path == "data.augment":
+        return lambda: Augmentation(**node)
+    function = located(node["_target_"])
+    if function is CifarResNet:
+        return lambda: CifarResNet(**{name: value for name, value in node.items() if not name.startswith("_")} | {"width": 1})
+    module = getattr(function, "__module__", "")
+    if not inspect.isclass(function) or not module.startswith(QUICK):
+        return None
+    config = OmegaConf.create(node)
+    if path == "neck":
+        return lambda: instantiate(config, channels=CHANNELS)
+    if path == "head":
+        return lambda: instantiate(config, channels=CHANNELS, num_classes=CLASSES, map_size=MAP_SIZE, stride=1)
+    if path == "optimizer":
+        return lambda: instantiate(config)([torch.zeros(1, requires_grad=True)])
+    return lambda: instantiate(config)

@@ -1,0 +1,69 @@
+"""Ctrl-C at different moments of real commands."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from necklace.cli.stopping import EXIT_CODE, STOPPED, at_once, stoppable
+from tests.conftest import SMALL
+
+ROOT = Path(__file__).parents[1]
+
+
+def stopped(command: list[str], cwd: Path, moment: Callable[[], bool]) -> tuple[int, str, str]:
+    """The exit code and output of a command that gets Ctrl-C, with all that it has started, when `moment` says so."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "HOME": str(cwd)}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not moment():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    return process.returncode, output, errors
+
+
+def after(seconds: float) -> Callable[[], bool]:
+    began = time.monotonic()
+    return lambda: time.monotonic() - began > seconds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.9, 2.0])
+def test_an_import_that_is_interrupted_is_no_traceback(tmp_path: Path, seconds: float) -> None:
+    command = [sys.executable, str(ROOT / "train.py"), *SMALL, "epochs=500"]
+    code, _, errors = stopped(command, tmp_path, after(seconds))
+    assert (code, errors) == (EXIT_CODE, f"{STOPPED}\n")
+    assert EXIT_CODE == 130
+
+
+@pytest.mark.slow
+def test_a_training_that_is_interrupted_goes_on_from_there(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "train.py"), "-m", "seed=0,1", *SMALL, "epochs=300"]
+    code, _, errors = stopped(command, tmp_path, lambda: bool(list(tmp_path.glob("outputs/runs/*/checkpoints/last.ckpt"))))
+    assert (code, errors) == (EXIT_CODE, f"{STOPPED}\n")
+    (folder,) = tmp_path.glob("outputs/runs/*_s0_*")
+    assert (folder / "checkpoints" / "last.ckpt").exists()
+    assert not (folder / "FAILED").exists()
+    assert not (folder / "record.json").exists()
+
+
+def test_within_a_command_ctrl_c_is_answered_once_and_the_handler_comes_back(capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as end, stoppable():
+        raise KeyboardInterrupt
+    assert end.value.code == EXIT_CODE
+    assert capfd.readouterr().err == f"{STOPPED}\n"
+    with at_once():
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(ValueError, match="as it is"), stoppable():
+        raise ValueError("as it is")

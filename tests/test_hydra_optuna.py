@@ -1,0 +1,55 @@
+"""The search with hydra/sweeper=optuna: its trials are runs, and what it is told of each is the run's val metric."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hydra_plugins.necklace_optuna import OPTIONS, Search
+from necklace.record import read_record
+from tests.conftest import SMALL
+
+ROOT = Path(__file__).parents[1]
+WARNINGS = "ignore:.*SQLAlchemy 2.0"  # optuna 2 is written for SQLAlchemy 1.4
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(WARNINGS)
+def test_a_study_read_back_holds_each_runs_val_metric_and_a_failed_trial(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'search.db'}"
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.study_name=lr"]
+    # One of the rates is none that a run takes.
+    tried = "optimizer.lr=choice(1e-3,3e-2,-1)"
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *search, f"hydra.sweeper.storage={storage}", tried, *SMALL]
+    done = subprocess.run(
+        [*command, "hydra/launcher=local", f"outputs={tmp_path}"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "alembic" not in done.stdout + done.stderr
+    records = [read_record(path) for path in tmp_path.glob("runs/*/record.json")]
+    values = {record.config["optimizer"]["lr"]: record.metrics["val/acc"] for record in records}
+
+    import optuna
+
+    study = optuna.load_study("lr", storage)
+    assert study.direction == optuna.study.StudyDirection.MAXIMIZE
+    assert len(study.trials) == 4
+    assert {trial.state.name for trial in study.trials} == {"COMPLETE", "FAIL"}
+    for trial in study.trials:
+        lr = trial.params["optimizer.lr"]
+        assert (trial.state.name, trial.value) == (("FAIL", None) if lr == -1 else ("COMPLETE", values[lr]))
+    assert study.best_value == max(values.values())
+
+
+def test_without_the_extra_the_search_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ModuleNotFoundError, match=r"hydra/sweeper=optuna: .* pip install 'necklace\[optuna\]'"):
+        Search(**{name: None for name in OPTIONS if name not in ("defaults", "_target_")})

@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,10 @@ def stopped(command: list[str], cwd: Path, moment: Callable[[], bool]) -> tuple[
     """The exit code and output of a command that gets Ctrl-C, with all that it has started, when `moment` says so."""
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "HOME": str(cwd)}
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    streams: Any = {"stdout": pipe, "stderr": pipe, "text": True}
+    hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    # In the background of a shell, where these tests may run, Ctrl-C is ignored, which a process inherits.
+    process = subprocess.Popen(command, cwd=cwd, env=environment, start_new_session=True, preexec_fn=hears, **streams)
     deadline = time.monotonic() + 120
     while not moment():
         assert process.poll() is None, process.communicate()
@@ -56,8 +60,18 @@ def test_a_training_that_is_interrupted_goes_on_from_there(tmp_path: Path) -> No
     assert not (folder / "record.json").exists()
 
 
-def test_within_a_command_ctrl_c_is_answered_once_and_the_handler_comes_back(capfd: pytest.CaptureFixture[str]) -> None:
-    before = signal.getsignal(signal.SIGINT)
+@pytest.fixture
+def hearing() -> Iterator[Any]:
+    """Python's own answer to Ctrl-C, which the background of a shell takes away."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_within_a_command_ctrl_c_is_answered_once_and_the_handler_comes_back(
+    hearing: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = hearing
     with pytest.raises(SystemExit) as end, stoppable():
         raise KeyboardInterrupt
     assert end.value.code == EXIT_CODE

@@ -189,6 +189,7 @@ def test_what_is_read_is_accepted(check: Callable[..., dict[str, str]], line: st
     ("line", "words"),
     [
         ("epochs=1.5", "epochs=1.5: must be a whole number from 1"),
+        ("study=../x", "study='../x': must name a folder below outputs"),
         ("epochs=0", "epochs=0: must be"),
         ("epochs=null", "epochs=null: must be"),
         ("epochs=true", "epochs=true: must be"),

@@ -55,6 +55,8 @@ def check_options(
     except OmegaConfBaseException as error:
         where = f"{error.full_key}: " if error.full_key else ""
         raise OptionError("\n".join([*problems, where + str(error).splitlines()[0]])) from error
+    except ValueError as error:  # the study's name
+        raise OptionError("\n".join([*problems, str(error)])) from error
     wrong = _value_problems(values, readers, refers)
     problems += wrong.values()
     problems += trainer_problems(values["trainer"], values.get("epochs")) if isinstance(values.get("trainer"), dict) else []

@@ -70,3 +70,13 @@ def test_a_wrong_option_is_named(options: dict, words: str) -> None:
     with pytest.raises(ValueError, match=r"must|larger") as error:
         module(**options)
     assert words in str(error.value)
+
+
+def test_a_sample_is_spread_over_training_images_and_not_augmented() -> None:
+    data = module(augment=Augmentation(crop_padding=2, flip=True))
+    train = data.splits["train"]
+    images = torch.cat(list(data.sample(5)))
+    expected = torch.stack([train.image(index) for index in (0, 13, 26, 40, 53)]).permute(0, 3, 1, 2)
+    assert len(train) == 54
+    torch.testing.assert_close(images, (expected / 255 - 0.5) / 0.25)
+    assert torch.cat(list(data.sample(1000))).shape == (54, 3, 5, 5)

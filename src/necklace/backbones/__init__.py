@@ -2,6 +2,7 @@
 
 from necklace.backbones.base import Backbone
 from necklace.backbones.cifar_resnet import CifarResNet
+from necklace.backbones.fast_cnn import FastCnn
 from necklace.backbones.libraries import TimmBackbone, TorchvisionResNet
 
-__all__ = ["Backbone", "CifarResNet", "TimmBackbone", "TorchvisionResNet"]
+__all__ = ["Backbone", "CifarResNet", "FastCnn", "TimmBackbone", "TorchvisionResNet"]

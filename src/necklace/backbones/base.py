@@ -1,7 +1,8 @@
 """The base class of all backbones."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import torch
 from torch import nn
 
 from necklace.backbones.weights import load_weights, loadable_names
@@ -32,3 +33,10 @@ class Backbone(nn.Module):
         """
         names = loadable_names(network)
         self.pretrained = (0, len(names)) if path is None else load_weights(network, path, skip)
+
+    def prepare(self, batches: Iterable[torch.Tensor]) -> None:
+        """Set weights that depend on the training images; most networks have none.
+
+        Args:
+            batches: Training images [B, 3, H, W], normalised and not augmented, in the order of their split.
+        """

@@ -190,6 +190,14 @@ class DataModule(pl.LightningDataModule):
         sized = self._sized[name] if size is None else SizedImages(images, None)
         return Batches(lambda: (0, steps), sized, images.labels, rank)
 
+    def sample(self, count: int) -> Iterator[torch.Tensor]:
+        """Yield at most `count` training images, spread evenly over the split: float32 [B, 3, H, W], not augmented."""
+        train = self.splits["train"]
+        images = train.select(torch.linspace(0, len(train) - 1, min(count, len(train))).round().long())
+        sized = SizedImages(images, None)
+        for step in self.sizes.eval_steps(images.shapes, self.batch_size, 0, 1):
+            yield normalise(sized.gather(step.indices, step.size), self.mean, self.std)
+
     def class_counts(self) -> dict[SplitName, list[int]]:
         """The number of images of each class in each split; with several labels an image, of those that show it."""
         return {name: _class_counts(images.labels, len(self.classes)) for name, images in self.splits.items()}

@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # neither decides what comes out, so neither belongs to the c
     from necklace.run.folder import RunFolder
     from necklace.spec import RunSpec
 
+SAMPLE = 2000  # training images that a backbone may look at before the first step
+
 
 def task_of(spec: "RunSpec", data: DataModule) -> Task:
     """The task of a run with its model, before the first step.
@@ -44,6 +46,7 @@ def task_of(spec: "RunSpec", data: DataModule) -> Task:
     about = {"model": model, "classes": data.classes, "optimizer": optimizer, "schedule": schedule, "seed": spec.seed}
     task: Task = instantiate(config.task, **about, **_balance(spec.resolved, data))
     check_parts(data, model, task, spec.choices["data"])
+    model.backbone.prepare(data.sample(SAMPLE))
     return task
 
 

@@ -58,5 +58,7 @@ def test_neither_whitening_nor_scales_are_trained() -> None:
     backbone.prepare([correlated(8)])
     backbone(correlated(4, seed=1)).square().sum().backward()
     frozen = {name for name, p in backbone.named_parameters() if not p.requires_grad}
-    assert frozen == {"whitening.weight"} | {f"layers.{n}.weight" for n, m in enumerate(backbone.layers) if isinstance(m, nn.BatchNorm2d)}
+    assert frozen == {"whitening.weight"} | {
+        f"layers.{n}.weight" for n, m in enumerate(backbone.layers) if isinstance(m, nn.BatchNorm2d)
+    }
     assert all(p.grad is not None for p in backbone.parameters() if p.requires_grad)

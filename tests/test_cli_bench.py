@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
-from necklace.cli import bench, bench_studies
+from necklace.cli import bench, bench_peer, bench_studies
 
 
 @pytest.mark.parametrize(
@@ -91,3 +92,27 @@ def test_plan_and_table_of_many_runs_are_timed(capsys: pytest.CaptureFixture[str
     for runs, plan, files, both, each in found:
         assert both == pytest.approx(plan + files, abs=0.11)
         assert each == pytest.approx(1000 * both / runs, abs=1.1)
+
+
+@pytest.mark.slow
+def test_a_study_is_compared_with_a_plain_multirun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 68), ("test", 4)):
+        for name in ("one", "two"):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8, generator=generator)
+                Image.fromarray(pixels.numpy()).save(folder / f"{index:02}.jpg")
+    monkeypatch.setattr(bench_peer, "COUNTS", {"train": 64, "val": 4, "test": 4})
+    bench.main(["peer", "--root", str(tmp_path), "--epochs", "1", "--seeds", "1"])
+    output = capsys.readouterr().out
+    assert "4 runs of 1 epochs, 128 images" in output
+    own, usual = row(output, "ablate.py, to the report"), row(output, "Lightning and Hydra multirun")
+    assert row(output, "ratio")[0] == pytest.approx(usual[0] / own[0], rel=0.1)
+    assert all(0 <= accuracy <= 1 for *_, accuracy in (own, usual))
+    monkeypatch.setattr(bench_peer, "COUNTS", {"train": 68, "val": 4, "test": 4})
+    with pytest.raises(ValueError, match="train/one has too few images for 72"):
+        bench_peer.peer(tmp_path, 1, 1, Console())

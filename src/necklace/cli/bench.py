@@ -25,6 +25,10 @@ def main(arguments: list[str] | None = None) -> None:
         from necklace.cli.bench_records import records
 
         records(parsed.counts, console)
+    elif parsed.benchmark == "peer":
+        from necklace.cli.bench_peer import peer
+
+        peer(parsed.root, parsed.epochs, parsed.seeds, console)
     else:
         from necklace.cli.bench_gates import gates
 
@@ -53,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     gates.add_argument("--batch-size", type=int, default=64)
     gates.add_argument("--every", type=int, default=5, help="epochs from pass to pass, as callbacks.gates")
     gates.add_argument("--rounds", type=int, default=20)
+    peer = benchmarks.add_parser("peer", help="a study of four necks against a plain Lightning and Hydra multirun, wall-clock")
+    peer.add_argument("--root", type=Path, required=True, help="CIFAR-10 as an image folder")
+    peer.add_argument("--epochs", type=int, default=6)
+    peer.add_argument("--seeds", type=int, default=3)
     return parser
 
 

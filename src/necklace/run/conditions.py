@@ -32,6 +32,19 @@ def device_name(device: torch.device) -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
+def precision_note(precision: str, device: torch.device) -> str | None:
+    """What to know about a precision on a device, or None: bf16 gains only where the processor has instructions for it."""
+    if not precision.startswith("bf16") or device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return None
+    able = torch.cpu.get_capabilities()
+    if any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):
+        return None
+    return (
+        f"this processor has no instructions for bf16, so trainer.precision={precision} is some four times slower than "
+        "trainer.precision=32-true"
+    )
+
+
 def is_single(trainer: dict[str, Any]) -> bool:
     """Whether a run is one process, by its resolved `trainer` config, whatever the environment says of other processes."""
     devices = trainer.get("devices", 1)

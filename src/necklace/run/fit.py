@@ -21,7 +21,7 @@ from necklace.model import weights_hash
 from necklace.run.bar import Bar
 from necklace.run.checkpoints import WholeCheckpointIO, checkpoints
 from necklace.run.checks import check_parts
-from necklace.run.conditions import device_name, is_single
+from necklace.run.conditions import device_name, is_single, precision_note
 from necklace.run.costs import Cost, cost_table, measure_cost
 from necklace.run.history import History
 from necklace.tasks import Task, correctness
@@ -84,6 +84,8 @@ def fit(
     kept = checkpoints(folder.checkpoints, task.monitor)
     bar = [Bar(task.monitor)] if console.is_terminal and spec.resolved["trainer"].get("enable_progress_bar", True) else []
     trainer = trainer_of(spec, folder.path, [watch, gates, history, *kept, *bar], open_loggers())
+    if note := precision_note(str(trainer.precision), trainer.strategy.root_device):
+        console.print(f"note: {note}", markup=False)
     trainer.fit(task, data, ckpt_path=str(folder.last) if folder.last.exists() else None, weights_only=True)
 
     best = _best_checkpoint(folder, task, spec.resolved["epochs"])

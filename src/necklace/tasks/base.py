@@ -85,8 +85,12 @@ class Task(pl.LightningModule):
         raise NotImplementedError
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map images [B, 3, H, W] to logits [B, K]."""
-        return self.model(images)
+        """Map images [B, 3, H, W] to logits [B, K], in float32 where the model computes in less.
+
+        So losses and metrics are of full precision: on a CPU, autocast would leave the softmax in bf16.
+        """
+        logits = self.model(images)
+        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by epoch and batch, so that a resumed run makes the same draws as an uninterrupted one."""

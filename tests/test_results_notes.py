@@ -38,6 +38,20 @@ def test_the_same_function_twice_is_numerical_noise() -> None:
     assert unlike.same is None
 
 
+def test_a_pair_of_equal_weights_measures_no_noise() -> None:
+    runs = synthetic_runs()
+    for seed, (spp, sppf) in enumerate(zip(runs[3:6], runs[6:9], strict=True)):
+        assert (spp.row, sppf.row, sppf.seed) == ("spp", "sppf", seed)
+        runs[6 + seed] = replace(sppf, record=replace(sppf.record, weights_hash=spp.record.weights_hash))
+    results = analyse(synthetic_study(runs))
+    said = "spp and sppf ended in equal weights, bit for bit, on every seed: no measure of numerical noise."
+    assert results.notes[0] == said
+    assert results.same is None
+    assert f"{100 * results.noise:.2f} points" in results.notes[1]
+    runs[8] = replace(runs[8], record=replace(runs[8].record, weights_hash="2" * 64))
+    assert "nothing, on 3 of 3 seeds" in analyse(synthetic_study(runs)).notes[0]
+
+
 def test_a_pair_with_two_learning_rates_is_no_measure_of_numerical_noise() -> None:
     runs = []
     for row in ROWS:

@@ -180,6 +180,9 @@ def _same_pair(runs: Runs, chosen: dict[str, dict[str, Any]], info: StudyInfo) -
         return f"{first} and {second} do not start from the same weights: no measure of numerical noise."
     if chosen[first] != chosen[second]:
         return f"{first} and {second} were given different {', '.join(chosen[first])}: no measure of numerical noise."
+    ended = [{run.seed: run.record.weights_hash for run in runs[name] if run.record} for name in (first, second)]
+    if all(ended[0][seed] == ended[1][seed] for seed in gaps):
+        return f"{first} and {second} ended in equal weights, bit for bit, on every seed: no measure of numerical noise."
     return SamePair(first, second, gaps, difference)
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C at different moments of real commands."""
+"""Ctrl-C and SIGTERM at different moments of real commands."""
 
 import os
 import signal
@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 
-from necklace.cli.stopping import EXIT_CODE, STOPPED, at_once, stoppable
+from necklace.cli.stopping import ENDED, STOPPED, at_once, stoppable
 from tests.conftest import SMALL
 
 ROOT = Path(__file__).parents[1]
 
 
-def stopped(command: list[str], cwd: Path, moment: Callable[[], bool]) -> tuple[int, str, str]:
-    """The exit code and output of a command that gets Ctrl-C, with all that it has started, when `moment` says so."""
+def stopped(
+    command: list[str], cwd: Path, moment: Callable[[], bool], number: signal.Signals = signal.SIGINT
+) -> tuple[int, str, str]:
+    """The exit code and output of a command that gets a signal when `moment` says so; Ctrl-C with all that it has started."""
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "HOME": str(cwd)}
     pipe = subprocess.PIPE
     streams: Any = {"stdout": pipe, "stderr": pipe, "text": True}
@@ -30,7 +32,10 @@ def stopped(command: list[str], cwd: Path, moment: Callable[[], bool]) -> tuple[
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        os.kill(process.pid, number)
     output, errors = process.communicate(timeout=60)
     return process.returncode, output, errors
 
@@ -41,23 +46,36 @@ def after(seconds: float) -> Callable[[], bool]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.9, 2.0])
-def test_an_import_that_is_interrupted_is_no_traceback(tmp_path: Path, seconds: float) -> None:
+@pytest.mark.parametrize(("seconds", "number"), [(0.9, signal.SIGINT), (2.0, signal.SIGTERM)])
+def test_an_import_that_is_interrupted_is_no_traceback(tmp_path: Path, seconds: float, number: signal.Signals) -> None:
     command = [sys.executable, str(ROOT / "train.py"), *SMALL, "epochs=500"]
-    code, _, errors = stopped(command, tmp_path, after(seconds))
-    assert (code, errors) == (EXIT_CODE, f"{STOPPED}\n")
-    assert EXIT_CODE == 130
+    code, _, errors = stopped(command, tmp_path, after(seconds), number)
+    assert (code, errors) == (128 + number, f"{STOPPED}\n")
 
 
 @pytest.mark.slow
-def test_a_training_that_is_interrupted_goes_on_from_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_training_that_is_interrupted_goes_on_from_there(tmp_path: Path, number: signal.Signals, expected: int) -> None:
     command = [sys.executable, str(ROOT / "train.py"), "-m", "seed=0,1", *SMALL, "epochs=300"]
-    code, _, errors = stopped(command, tmp_path, lambda: bool(list(tmp_path.glob("outputs/runs/*/checkpoints/last.ckpt"))))
-    assert (code, errors) == (EXIT_CODE, f"{STOPPED}\n")
+    begun = lambda: bool(list(tmp_path.glob("outputs/runs/*/checkpoints/last.ckpt")))  # noqa: E731
+    code, _, errors = stopped(command, tmp_path, begun, number)
+    assert (code, errors) == (expected, f"{STOPPED}\n")
     (folder,) = tmp_path.glob("outputs/runs/*_s0_*")
     assert (folder / "checkpoints" / "last.ckpt").exists()
     assert not (folder / "FAILED").exists()
     assert not (folder / "record.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("line", "seconds"), [("inspect outputs/runs/x", 3.0), ("dashboard x", 0.5), ("bench gates", 2.0)])
+def test_other_commands_end_in_a_line(tmp_path: Path, line: str, seconds: float) -> None:
+    # What they are about to read never comes.
+    for name in ("outputs/runs/x/record.json", "experiments/x/study.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        os.mkfifo(tmp_path / name)
+    command = [sys.executable, "-m", "necklace.cli.main", *line.split()]
+    code, _, errors = stopped(command, tmp_path, after(seconds))
+    assert (code, errors) == (130, f"{ENDED}\n")
 
 
 @pytest.fixture
@@ -74,10 +92,15 @@ def test_within_a_command_ctrl_c_is_answered_once_and_the_handler_comes_back(
     before = hearing
     with pytest.raises(SystemExit) as end, stoppable():
         raise KeyboardInterrupt
-    assert end.value.code == EXIT_CODE
+    assert end.value.code == 130
     assert capfd.readouterr().err == f"{STOPPED}\n"
     with at_once():
         assert signal.getsignal(signal.SIGINT) is not before
     assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(SystemExit) as end, stoppable(ENDED):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert end.value.code == 143
+    assert capfd.readouterr().err == f"{ENDED}\n"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     with pytest.raises(ValueError, match="as it is"), stoppable():
         raise ValueError("as it is")

@@ -49,7 +49,7 @@ def inspect(run_file: Path) -> dict:
 @pytest.mark.slow
 def test_a_multirun_leaves_a_folder_a_record_and_a_wandb_run_for_each(tmp_path: Path) -> None:
     small = [text for text in SMALL if text != "logger=none"]
-    result = train("-m", "neck=none,spp,sppf,focal", "seed=0,1", *small, cwd=tmp_path)
+    result = train("neck=none,spp,sppf,focal", "-m", "seed=0,1", *small, cwd=tmp_path)  # where Hydra's parser stumbles
     assert result.returncode == 0, result.stderr
     folders = sorted(path.parent for path in tmp_path.glob("outputs/runs/*/record.json"))
     assert len(folders) == 8

@@ -16,7 +16,7 @@ import necklace.build
 from necklace.build import datamodule_of, model_of
 from necklace.data.datamodule import Batch
 from necklace.diagnostics.focal import GateWatch
-from necklace.diagnostics.gate_callback import COLUMNS, Gates
+from necklace.diagnostics.gate_callback import COLUMNS, Gates, read_gates
 from necklace.model import build_model
 from necklace.necks import FocalModulation
 from necklace.record import Record, read_record
@@ -155,6 +155,7 @@ def test_a_run_keeps_what_its_gates_do_and_is_not_changed_by_it(train_run: Train
     assert unwatched.gates is None
     assert not (other / "gates.parquet").exists()
     rows = pq.read_table(folder / "gates.parquet").to_pylist()
+    assert pq.read_schema(folder / "gates.parquet").metadata[b"epochs"] == b"counted from 1"
     passes = [(row["weights"], row["epoch"]) for row in rows]
     assert list(dict.fromkeys(passes)) == [("epoch", 1), ("epoch", 3), ("chosen", record.best_epoch + 1)]
     assert record.gates is not None
@@ -256,6 +257,28 @@ def test_a_pass_comes_with_the_first_validation_that_is_due(train_run: Train) ->
 def test_a_class_whose_name_is_no_text_has_rows(tmp_path: Path) -> None:
     gates = Gates(1, tmp_path / "gates.parquet", ["inv\udcff", "b"], Console(quiet=True))
     assert pa.Table.from_pylist([{"value": name} for name in gates.classes])["value"].to_pylist() == ["inv\\udcff", "b"]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "marked", "expected"),
+    [
+        ([(1, 10), (3, 30)], True, [1, 3]),
+        ([(0, 10), (2, 30)], False, [1, 3]),  # by earlier code
+        ([(1, 20), (3, 40)], False, [2, 4]),  # likewise, with val in every second epoch
+        ([(1, 10), (3, 30)], False, [1, 3]),
+        ([], False, []),
+    ],
+)
+def test_epochs_are_read_from_1_whatever_code_wrote_them(
+    tmp_path: Path, epochs: list[tuple[int, int]], marked: bool, expected: list[int]
+) -> None:
+    rows = [{"weights": "epoch", "epoch": epoch, "step": step} for epoch, step in epochs]
+    table = pa.Table.from_pylist(rows, COLUMNS)
+    pq.write_table(table if marked else table.replace_schema_metadata(None), tmp_path / "gates.parquet")
+    assert read_gates(tmp_path / "gates.parquet")["epoch"].to_pylist() == expected
+    gates = Gates(1, tmp_path / "gates.parquet", ["a", "b"], Console(quiet=True))
+    gates.load_state_dict({"epochs": [epoch - 1 for epoch in expected], "references": {}})
+    assert [row["epoch"] for row in gates.rows] == [epoch - 1 for epoch in expected]
 
 
 @pytest.mark.parametrize("every", [-1, 1.5, "true"])

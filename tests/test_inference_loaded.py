@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as transforms
 import necklace
 from necklace.build import datamodule_of
 from necklace.inference.loaded import LoadedRun
+from necklace.inference.prediction import predicted
 from necklace.model import weights_hash
 from necklace.record import Record, read_record, unpack_bits, write_record
 from necklace.run.runner import run
@@ -142,6 +143,29 @@ def test_files_are_decoded_as_the_data_are(trained: Path, tmp_path: Path) -> Non
         from_file = loaded.preprocess(tmp_path / f"{name}.png")
         assert from_file.shape[2:] == shape
         assert torch.equal(from_file, loaded.preprocess(Image.open(tmp_path / f"{name}.png")))
+
+
+def test_an_image_may_have_as_many_pixels_as_in_the_runs_data(trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained, tmp_path / "run")
+    record = json.loads((folder / "record.json").read_text())
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    for limit in (600, 599):
+        record["config"]["data"]["max_pixels"] = limit
+        (folder / "record.json").write_text(json.dumps(record))
+        loaded = necklace.load(folder)
+        assert loaded.predict(pixels).isfinite().all()
+        if limit == 600:
+            assert torch.equal(loaded.predict(tmp_path / "image.png"), loaded.predict(pixels))
+            assert torch.equal(loaded.preprocess(tmp_path / "image.png"), loaded.preprocess(pixels))
+            assert predicted(loaded, [str(tmp_path / "image.png")]).problems == {}
+            continue
+        words = "an image of 600 pixels, more than data.max_pixels=599, the run's own limit; "
+        for call in (loaded.predict, loaded.preprocess):
+            with pytest.raises(ValueError, match=words):
+                call(tmp_path / "image.png")
+        (reason,) = predicted(loaded, [str(tmp_path / "image.png")]).problems.values()
+        assert reason.startswith(words)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_an_annotation_that_does_not_tell_takes_all(annotation: Any) -> None:
 
 
 def test_kinds_in_words() -> None:
-    assert either(whole(1), one_of(None)).words == "a whole number from 1 or one of null"
+    assert either(whole(1), one_of(None)).words == "a whole number from 1 or null"
     assert number(above=0, high=1).words == "a number above 0 up to 1"
     assert list_of(number(0), 3).words == "a list of 3 values, each a number from 0"
     assert [shown(value) for value in (None, True, [1, None], {"a": 0.5}, "")] == ["null", "true", "[1,null]", "{a:0.5}", "''"]

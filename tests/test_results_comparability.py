@@ -117,6 +117,15 @@ def test_a_mixed_config_fails(override: str) -> None:
         analyse(synthetic_study(runs))
 
 
+def test_an_option_that_came_later_had_its_value_in_earlier_records() -> None:
+    plain, drawn = (synthetic_record(list(own), 0, np.arange(8) < 4) for own in ((), ("data.sampler=balanced",)))
+    old = replace(plain, config={**plain.config, "data": {k: v for k, v in plain.config["data"].items() if k != "sampler"}})
+    assert differences([plain, drawn], ["neck"])["data.sampler"] == differences([old, drawn], ["neck"])["data.sampler"]
+    assert differences([old, drawn], ["neck"])["data.sampler"] == ['"shuffle"', '"balanced"']
+    coarse = synthetic_record(["data=cifar100", "data.labels=coarse"], 0, np.arange(8) < 4)
+    assert differences([plain, coarse], ["neck"])["data.labels"] == ["absent", '"coarse"']
+
+
 def test_axes_may_differ_and_nothing_else() -> None:
     records = [synthetic_run(row, 0).record for row in ROWS]
     assert differences(records, ["neck"]) == {}

@@ -127,6 +127,14 @@ def test_the_majority_class_and_models_that_predict_one_class_are_said() -> None
     ]
 
 
+@pytest.mark.parametrize(("counts", "said"), [([60, 40, 0], True), ([55, 45, 0], False)])
+def test_a_majority_class_is_one_that_has_clearly_more_than_the_others(counts: list[int], said: bool) -> None:
+    runs = [with_classes(run, counts, counts, counts) for run in synthetic_runs()]
+    notes = analyse(synthetic_study(runs)).notes
+    assert any(note.startswith("Majority class") for note in notes) == said
+    assert sum("it shows none of" in note for note in notes) == 1
+
+
 def test_a_mean_over_some_classes_says_over_which() -> None:
     runs = synthetic_runs()
     for run in runs:

@@ -16,6 +16,8 @@ from functools import cache
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.config_repository import IConfigRepository
+from hydra._internal.defaults_list import create_defaults_list
 from hydra.conf import HydraConf
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -47,8 +49,19 @@ class Composer:
         self._parser = OverridesParser.create(config_loader=config_loader)
         self._parsed: dict[str, Override] = {}
         self._groups: dict[tuple[tuple[str, ...], str], bool] = {}
+        self._repositories: dict[tuple[str, ...], IConfigRepository] = {}
+        self._made: dict[tuple[str, ...], dict[str, str]] = {}
+        self._prepared: dict[tuple[str, ...], DictConfig] = {}
         # As bytes: to load them is twice as fast as to copy a config, and nothing can change them.
         self._bases: dict[tuple[str, ...], bytes] = {}
+
+    def prepare(self, overrides: Sequence[str]) -> None:
+        """Compose a config that the next `compose` of the same overrides hands out: to find mistakes early, at no cost.
+
+        Raises:
+            hydra.errors.HydraException: As `compose` does.
+        """
+        self._prepared[tuple(overrides)] = self._compose(overrides)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The config of one run, with its `hydra` node.
@@ -60,6 +73,9 @@ class Composer:
             hydra.errors.HydraException: As Hydra raises it: a group, choice or key does not exist, a value has a wrong type, an
                 override sweeps over several values or is not an override.
         """
+        return self._prepared.pop(tuple(overrides), None) or self._compose(overrides)
+
+    def _compose(self, overrides: Sequence[str]) -> DictConfig:
         parsed = [self._parse(text) for text in overrides]
         ConfigLoaderImpl.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=True)
         # Where Hydra looks for groups is itself an override, hydra.searchpath.
@@ -92,11 +108,20 @@ class Composer:
         chosen = [each for each in parsed if each.is_hydra_override() or self._is_group(each, for_hydra)]
         base = self._base(tuple(str(each.input_line) for each in chosen))
         outer = tuple(str(each.input_line) for each in chosen if each.is_hydra_override() or "/" not in each.key_or_group)
-        inner = {group: choice for group, choice in choices_of(self._base(outer).hydra).items() if "/" in group}
-        usual = choices_of(self._base(for_hydra).hydra)
+        inner = {group: choice for group, choice in self._choices_made(outer).items() if "/" in group}
         plain: Any = OmegaConf.to_container(base, resolve=False)
         del plain["hydra"]
-        return plain, {group: choice for group, choice in usual.items() if "/" not in group} | inner
+        return plain, {group: made for group, made in self._choices_made(for_hydra).items() if "/" not in group} | inner
+
+    def _choices_made(self, overrides: tuple[str, ...]) -> dict[str, str]:
+        """Config group to the choice that is made with these overrides; reads no file but those that name others."""
+        if overrides not in self._made:
+            for_hydra = tuple(text for text in overrides if self._parse(text).is_hydra_override())
+            parsed = [self._parse(text) for text in overrides]
+            repository = self._repository(for_hydra)
+            made = create_defaults_list(repository, self._config_name, parsed, prepend_hydra=True, skip_missing=False)
+            self._made[overrides] = _project_choices(made.overrides.known_choices)
+        return self._made[overrides]
 
     def split(self, overrides: Sequence[str]) -> tuple[list[Override], list[Override], list[Override]]:
         """Overrides of Hydra's own options, those that choose from a group, and those that set a value.
@@ -114,8 +139,8 @@ class Composer:
 
     def choices(self, group: str, for_hydra: Sequence[str]) -> list[str]:
         """The choices of a config group, in order."""
-        _, repository = self._loader._parse_overrides_and_create_caching_repo(self._config_name, list(for_hydra))
-        return sorted(name for name in repository.get_group_options(group) if not name.startswith("_"))
+        names = self._repository(tuple(for_hydra)).get_group_options(group)
+        return sorted(name for name in names if not name.startswith("_"))
 
     @staticmethod
     def apply(override: Override, config: DictConfig) -> None:
@@ -137,9 +162,15 @@ class Composer:
             return False
         key = (for_hydra, override.key_or_group)
         if key not in self._groups:
-            _, repository = self._loader._parse_overrides_and_create_caching_repo(self._config_name, list(for_hydra))
-            self._groups[key] = repository.group_exists(override.key_or_group)
+            self._groups[key] = self._repository(for_hydra).group_exists(override.key_or_group)
         return self._groups[key]
+
+    def _repository(self, for_hydra: tuple[str, ...]) -> IConfigRepository:
+        """The config files, where the overrides of Hydra's own options look for them; each is read once."""
+        if for_hydra not in self._repositories:
+            _, found = self._loader._parse_overrides_and_create_caching_repo(self._config_name, list(for_hydra))
+            self._repositories[for_hydra] = found
+        return self._repositories[for_hydra]
 
     def _base(self, overrides: tuple[str, ...]) -> DictConfig:
         if overrides not in self._bases:
@@ -238,7 +269,11 @@ def cause_of(error: BaseException) -> BaseException:
 
 def choices_of(hydra: DictConfig | HydraConf) -> dict[str, str]:
     """Config group to the choice that a config was composed from, by its `hydra` node; without Hydra's own groups."""
-    return {group: str(choice) for group, choice in hydra.runtime.choices.items() if "hydra" not in group}
+    return _project_choices(hydra.runtime.choices)
+
+
+def _project_choices(choices: Mapping[str, Any]) -> dict[str, str]:
+    return {group: str(choice) for group, choice in choices.items() if "hydra" not in group}
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from necklace.atomic import write_whole
 from necklace.migrations import SCHEMA, migrated_record
 
 T = TypeVar("T")
+MAJORITY = 1.5  # so many times the images of the others, on average, has a class that an accuracy has to be held against
 
 __all__ = ["SCHEMA", "Record", "checked", "pack_bits", "parse_record", "read_json", "read_record"]
 __all__ += ["unpack_bits", "write_record"]
@@ -96,11 +97,18 @@ class Record:
         return sum(part[what] for part in self.cost.values())
 
     def majority(self) -> tuple[str, float] | None:
-        """The most frequent class of test and its share of the images; None with several labels an image or in old records."""
+        """The class that test shows far more often than the others, with its share of the images; else None.
+
+        That is half as often again as the other classes on average, of those that test shows. None with several labels an
+        image, and in old records.
+        """
         counts = self.data.get("class_counts", {}).get("test")
         if not counts or not self.data.get("predicted", {}).get("test"):
             return None
-        return self.data["classes"][counts.index(max(counts))], max(counts) / sum(counts)
+        most, shown = max(counts), sum(count > 0 for count in counts)
+        if most * (shown - 1) < MAJORITY * (sum(counts) - most):
+            return None
+        return self.data["classes"][counts.index(most)], most / sum(counts)
 
     def only_prediction(self) -> str | None:
         """The class that all test images (val, without test) are taken for, where they show several; None in old records."""

@@ -18,6 +18,7 @@ from necklace.study.study_file import (
     named_rows,
     override,
     read_study,
+    shared_overrides,
     study_name,
 )
 
@@ -50,12 +51,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def check(parsed: argparse.Namespace) -> None:
-    """Find mistakes in what was asked for before anything heavy is imported; sets `name` to the study's name alone.
+    """Find mistakes in what was asked for before anything heavy is imported.
+
+    Sets `name` to the study's name alone, and `composer` to what has composed its first row, or None.
 
     Raises:
         ValueError: The name is none, or the study's file or an override is wrong.
         FileNotFoundError: There is no such study.
     """
+    parsed.composer = None
     if parsed.name is None:
         return
     parsed.name = study_name(parsed.name)
@@ -67,7 +71,7 @@ def check(parsed: argparse.Namespace) -> None:
 
 
 def _check_overrides(file: StudyFile, parsed: argparse.Namespace) -> None:
-    """Compose the first row as far as Hydra goes; the plan composes all of them."""
+    """Compose the first row as far as Hydra goes, and keep it in `composer` for the plan, which composes all of them."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
@@ -80,15 +84,15 @@ def _check_overrides(file: StudyFile, parsed: argparse.Namespace) -> None:
     grid = next((grid for grid in file.grids if "match" not in grid), {})
     options, name = named_rows(grid)[0] if grid else ({}, "")
     row = [override(key, value) for key, value in options.items()]
+    told = [*for_hydra, *shared_overrides(file, shared), *row]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        composer = Composer(GlobalHydra.instance().config_loader(), "train")
+        parsed.composer = Composer(GlobalHydra.instance().config_loader(), "train")
         try:
-            composer.compose([*for_hydra, *file.overrides, *shared, *row])
+            parsed.composer.prepare(told)
         except (HydraException, OmegaConfBaseException) as error:
             from necklace.options.refusal import explained
 
-            told = [*for_hydra, *file.overrides, *shared, *row]
-            raise ValueError(f"{file.name}: row '{name}': {explained(composer, told, error)}") from error
+            raise ValueError(f"{file.name}: row '{name}': {explained(parsed.composer, told, error)}") from error
 
 
 def overrides_of(parsed: argparse.Namespace) -> tuple[list[str], list[str]]:

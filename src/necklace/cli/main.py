@@ -1,8 +1,9 @@
 """The command `necklace`: one verb for each daily task."""
 
 import sys
+from importlib import import_module
 
-from necklace.cli.stopping import at_once
+from necklace.cli.stopping import ENDED, at_once, stoppable
 
 USAGE = """usage: necklace VERB ...
 
@@ -15,6 +16,10 @@ USAGE = """usage: necklace VERB ...
   bench WHAT              measure speed: loader, studies, records or gates
 
 Each verb explains itself with --help. Inside a checkout, python train.py and python ablate.py are the first two."""
+
+
+# Verb to its module: commands that begin anew when they have been stopped.
+OTHERS = {"inspect": "inspection", "predict": "prediction", "export": "export", "dashboard": "dashboard", "bench": "bench"}
 
 
 def main() -> None:
@@ -32,26 +37,11 @@ def main() -> None:
             from necklace.cli import ablate
 
             ablate.main(arguments)
-    elif verb == "inspect":
-        from necklace.cli import inspection
-
-        inspection.main(arguments)
-    elif verb == "predict":
-        from necklace.cli import prediction
-
-        prediction.main(arguments)
-    elif verb == "export":
-        from necklace.cli import export
-
-        export.main(arguments)
-    elif verb == "dashboard":
-        from necklace.cli import dashboard
-
-        dashboard.main(arguments)
-    elif verb == "bench":
-        from necklace.cli import bench
-
-        bench.main(arguments)
+    elif verb in OTHERS:
+        with at_once(ENDED):
+            command = import_module(f"necklace.cli.{OTHERS[verb]}")
+        with stoppable(ENDED):
+            command.main(arguments)
     else:
         sys.exit(
             f"{USAGE}\n\nerror: {verb or 'no verb'}: must be one of train, ablate, inspect, predict, export, dashboard, bench"

@@ -1,4 +1,7 @@
-"""What Ctrl-C does to a command, at any moment: one line, exit code 130, no traceback. Imports nothing that takes time."""
+"""What Ctrl-C and SIGTERM do to a command, at any moment: one line, exit code 130 or 143, no traceback.
+
+A batch system ends a job by SIGTERM: what is there then is what Ctrl-C leaves. Imports nothing that takes time.
+"""
 
 import gc
 import os
@@ -7,76 +10,96 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 STOPPED = "stopped; the same command goes on from here"
-EXIT_CODE = 128 + signal.SIGINT
-_pressed: list[int] = []
+# Of commands that begin anew.
+ENDED = "stopped"
+# What a process does on each signal if nobody says otherwise. Where it is ignored, as in a shell's background, it stays so.
+USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+_caught: list[int] = []
+_words = [STOPPED]
 
 
 def stop_at_once() -> None:
-    """From now on Ctrl-C ends this process where it is: for imports, which have nothing to stop in good order.
+    """From now on a signal ends this process where it is: for imports, which have nothing to stop in good order.
 
-    An exception out of an import would be a traceback, and some libraries take it for their own failure. Where Ctrl-C is
-    ignored, as in the background of a shell, it stays so.
+    An exception out of an import would be a traceback, and some libraries take it for their own failure.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _leave)
+    for number, usual in USUAL.items():
+        if signal.getsignal(number) == usual:
+            signal.signal(number, _leave)
 
 
 @contextmanager
-def at_once() -> Iterator[None]:
-    """The same within it alone, for imports, which are a quarter faster while no garbage is collected."""
-    before = signal.getsignal(signal.SIGINT)
+def at_once(words: str = STOPPED) -> Iterator[None]:
+    """The same within it alone, for imports, which are a quarter faster while no garbage is collected.
+
+    Args:
+        words: What is said if a signal comes.
+    """
     collects = gc.isenabled()
     gc.disable()
-    if before in (_interrupt, signal.default_int_handler):
-        signal.signal(signal.SIGINT, _leave)
     try:
-        yield
+        with _answering(_leave, _interrupt, words):
+            yield
     finally:
         if collects:
             gc.enable()
-        if before in (_interrupt, signal.default_int_handler):
-            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """Within it, Ctrl-C is a KeyboardInterrupt, so that all is closed in good order; then the command ends.
+def stoppable(words: str = STOPPED) -> Iterator[None]:
+    """Within it, a signal is a KeyboardInterrupt, so that all is closed in good order; then the command ends.
+
+    Args:
+        words: What is said if a signal comes.
 
     Raises:
-        SystemExit: With `EXIT_CODE`, if Ctrl-C was pressed and the body did not end well.
+        SystemExit: With 130 after Ctrl-C, with 143 after SIGTERM, if the body did not end well.
     """
-    before = signal.getsignal(signal.SIGINT)
+    before = len(_caught)
+    with _answering(_interrupt, _leave, words):
+        try:
+            yield
+        except BaseException as error:
+            # An import takes the interrupt for a failure of its own, and raises something else.
+            if not isinstance(error, KeyboardInterrupt) and len(_caught) == before:
+                raise
+            _say()
+            sys.exit(128 + (_caught[before] if len(_caught) > before else signal.SIGINT))
+
+
+@contextmanager
+def _answering(answer: Any, instead_of: Any, words: str) -> Iterator[None]:
+    """Within it, signals that are not ignored, nor answered by other code, get this answer, and these words."""
+    before = {number: signal.getsignal(number) for number in USUAL}
+    changed = {number: was for number, was in before.items() if was in (instead_of, USUAL[number])}
+    for number in changed:
+        signal.signal(number, answer)
+    _words.append(words)
     try:
-        if before is _leave:
-            signal.signal(signal.SIGINT, _interrupt)
         yield
-    except BaseException as error:
-        # An import takes the interrupt for a failure of its own, and raises something else.
-        if not isinstance(error, KeyboardInterrupt) and not _pressed:
-            raise
-        _say()
-        sys.exit(EXIT_CODE)
     finally:
-        if before is _leave:
-            signal.signal(signal.SIGINT, before)
+        _words.pop()
+        for number, was in changed.items():
+            signal.signal(number, was)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    _pressed.append(number)
+    _caught.append(number)
     raise KeyboardInterrupt
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
     _say()
-    os._exit(EXIT_CODE)
+    os._exit(128 + number)
 
 
 def _say() -> None:
-    # The other processes of a run that several train get Ctrl-C as well; one of them answers.
-    with suppress(OSError, RuntimeError, ValueError):  # whoever read it may be gone; or it was writing when Ctrl-C came
+    # The other processes of a run that several train get the signal as well; one of them answers.
+    with suppress(OSError, RuntimeError, ValueError):  # whoever read it may be gone; or it was writing when the signal came
         sys.stdout.flush()
     if os.environ.get("LOCAL_RANK", "0") == "0":
         with suppress(OSError):
-            os.write(2, f"{STOPPED}\n".encode())
+            os.write(2, f"{_words[-1]}\n".encode())

@@ -55,7 +55,7 @@ def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int
     own, for_hydra = overrides_of(arguments)
     kept = Kept(folder)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        plan = make_plan(file, own, arguments.seeds, for_hydra)
+        plan = make_plan(file, own, arguments.seeds, for_hydra, arguments.composer)
         status = StatusReader(plan)
         rerun = ({"failed"} if arguments.retry_failed else set()) | ({"stale"} if arguments.rerun_stale else set())
         _print_plan(status, rerun, kept, console)

@@ -6,6 +6,8 @@ Also a script: Lightning starts the other processes of a run by this file's path
 import copy
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -53,6 +55,15 @@ def main() -> None:
     All runs of a multirun are checked before the first one starts. A run gives Hydra's sweepers that search the val metric
     that chose its weights, never a test metric.
     """
+    # Hydra's parser takes no overrides behind a flag that comes after others: `neck=focal -m seed=0,1`.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda text: text not in ("-m", "--multirun"))
+    with checking():
+        _run()
+
+
+@contextmanager
+def checking() -> Iterator[None]:
+    """Within it, all configs that Hydra composes are checked, and what is wrong with them is said in this project's words."""
     with at_once():
         from necklace.options.check import check_options
         from necklace.options.errors import OptionError
@@ -73,7 +84,7 @@ def main() -> None:
             raise Stop(_shown(str(error))) from error
 
     with loading(check, lambda composer, overrides, error: _shown(explained(composer, overrides, error))):
-        _run()
+        yield
 
 
 def _shown(problems: str) -> str:

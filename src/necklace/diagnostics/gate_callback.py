@@ -32,7 +32,8 @@ COLUMNS = pa.schema(
     + [(name, pa.int64()) for name in ("epoch", "step")]
     + [(name, pa.string()) for name in ("layer", "context", "split", "value")]
     + [(name, pa.int64()) for name in ("images", "count", "nonfinite")]
-    + [(name, pa.float64()) for name in STATISTICS]
+    + [(name, pa.float64()) for name in STATISTICS],
+    {"epochs": "counted from 1"},
 )
 
 Row = dict[str, Any]
@@ -44,8 +45,8 @@ class Gates(Callback):
 
     Args:
         every: Epochs from one pass to the next, the first epoch being the first; 0 for none at all.
-        path: The parquet file, rewritten whole after each pass; one row for each pass, layer, context and split (all, class,
-            size). Its columns are explained at `LayerGates.rows`; in the file, epochs count from 1.
+        path: The parquet file, see `read_gates`; rewritten whole after each pass, with a row for each pass, layer, context and
+            split (all, class, size). Its columns are explained at `LayerGates.rows`; in the file, epochs count from 1.
         classes: Names of the classes.
         console: Where to print which gates are not finite.
 
@@ -80,7 +81,8 @@ class Gates(Callback):
             ValueError: The file is not one of these.
         """
         self._references = dict(state_dict["references"])
-        rows = _read_rows(self.path) if self.path.exists() else []
+        table = read_gates(self.path).to_pylist() if self.path.exists() else []
+        rows = [row | {"epoch": row["epoch"] - 1} for row in table]
         self.rows = [row for row in rows if row["weights"] == "epoch" and row["epoch"] in state_dict["epochs"]]
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -189,8 +191,8 @@ def log(logger: Any, rows: Sequence[Row], histograms: Mapping[str, tuple[Any, An
         logger.log_rows("gates/table", COLUMNS.names, rows, epoch, step)
 
 
-def _read_rows(path: Path) -> list[Row]:
-    """The rows of a gates.parquet, with epochs from 0.
+def read_gates(path: str | Path) -> pa.Table:
+    """A gates.parquet with epochs from 1, whatever code wrote it: files of earlier code count from 0, and do not say so.
 
     Raises:
         ValueError: It is damaged, or has other columns.
@@ -204,7 +206,19 @@ def _read_rows(path: Path) -> list[Row]:
         found = table.schema.field(field.name).type if field.name in table.column_names else "missing"
         if found != field.type:
             raise ValueError(f"{path}: not a table of gates: column {field.name} is {found}, not {field.type}")
-    return [row | {"epoch": row["epoch"] - 1} for row in table.to_pylist()]
+    if (table.schema.metadata or {}).get(b"epochs") != b"counted from 1" and _counts_from_0(table):
+        epochs = pa.array([epoch + 1 for epoch in table["epoch"].to_pylist()], pa.int64())
+        table = table.set_column(table.column_names.index("epoch"), COLUMNS.field("epoch"), epochs)
+    return table.replace_schema_metadata(COLUMNS.metadata)
+
+
+def _counts_from_0(table: pa.Table) -> bool:
+    """Whether a file that does not say so counts epochs from 0: by an epoch 0, or by epochs that do not go with the steps."""
+    passes = {(epoch, step) for epoch, step in zip(table["epoch"].to_pylist(), table["step"].to_pylist(), strict=True)}
+    if any(epoch == 0 for epoch, _ in passes):
+        return True
+    (last, steps), (first, begun) = max(passes, default=(1, 1)), min(passes, default=(1, 1))
+    return last * begun != first * steps  # counted from 1, each epoch has the same number of steps
 
 
 def _counted_from_1(rows: Sequence[Row]) -> list[Row]:

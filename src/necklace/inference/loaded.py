@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from necklace.build import model_for
+from necklace.data.files import MAX_PIXELS
 from necklace.data.sizes import Fixed
-from necklace.inference.preprocessing import Input, Preprocessing, decoded, listed
+from necklace.inference.preprocessing import Input, Preprocessing, decoded, listed, of_the_run
 from necklace.inference.trained_run import finished_record, with_trained_weights
 from necklace.inference.trust import check_targets, trusted
 from necklace.model import Model
@@ -56,7 +57,12 @@ class LoadedRun:
             backbone = {name: None if name == "pretrained" else value for name, value in config["backbone"].items()}
             with trusted(trust):
                 sizes = instantiate(config["data"]["sizes"])
-                preprocessing = Preprocessing(sizes, tuple(config["data"]["mean"]), tuple(config["data"]["std"]))
+                preprocessing = Preprocessing(
+                    sizes,
+                    tuple(config["data"]["mean"]),
+                    tuple(config["data"]["std"]),
+                    config["data"].get("max_pixels", MAX_PIXELS),
+                )
                 fixed = preprocessing.size_of(1, 1) if isinstance(sizes, Fixed) else None
                 model = model_for(OmegaConf.create(config | {"backbone": backbone}), len(classes), fixed)
                 one_label = get_class(config["task"]["_target_"]).label_axes == 1
@@ -78,7 +84,8 @@ class LoadedRun:
             FileNotFoundError: There is no such file.
             ValueError: It is not a readable image.
         """
-        return self.preprocessing.normalised(self.preprocessing.sized(next(decoded([image])))[None])
+        pixels = next(decoded([image], self.preprocessing.max_pixels))
+        return self.preprocessing.normalised(self.preprocessing.sized(pixels)[None])
 
     def predict(self, images: Input | Iterable[Input]) -> Tensor:
         """The probability of each class for each image.
@@ -94,7 +101,7 @@ class LoadedRun:
             FileNotFoundError: As `preprocess`.
             ValueError: As `preprocess`.
         """
-        return self.probabilities(decoded(listed(images)))[0]
+        return self.probabilities(decoded(listed(images), self.preprocessing.max_pixels))[0]
 
     def probabilities(self, images: Iterable[Tensor | str]) -> tuple[Tensor, dict[int, str]]:
         """Predict images as they are decoded, with no more of them in memory than a few batches.
@@ -113,7 +120,7 @@ class LoadedRun:
         for position, image in enumerate(images):
             total += 1
             if isinstance(image, str):
-                problems[position] = image
+                problems[position] = of_the_run(image)
                 continue
             sized = self.preprocessing.sized(image)
             group = waiting.setdefault(tuple(sized.shape), [])

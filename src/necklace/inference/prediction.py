@@ -98,7 +98,7 @@ def predicted(run: LoadedRun, places: Sequence[str]) -> Predictions:
     if not names:
         given, endings = " ".join(map(readable, places)), ", ".join(sorted(EXTENSIONS))
         raise ValueError(f"{given}: no image there; in a folder, an image's name ends in {endings}")
-    files = [File(name, name) for name in names]
+    files = [File(name, name, max_pixels=run.preprocessing.max_pixels) for name in names]
     probabilities, problems = run.probabilities(decode_files(files, decoded_sizes(files)))
     shown = [readable(name) for name in names]
     good = [number for number in range(len(shown)) if number not in problems]

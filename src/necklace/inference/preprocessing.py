@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from necklace.data.augment import normalise
-from necklace.data.files import File, decode_files, decoded_sizes, pixels_of, readable
+from necklace.data.files import MAX_PIXELS, File, decode_files, decoded_sizes, pixels_of, readable
 from necklace.data.images import ImageSet
 from necklace.data.sizes import Native, Sizes
 
@@ -27,11 +27,13 @@ class Preprocessing:
         sizes: The run's rule for sizes.
         mean: Channel means, in [0, 1].
         std: Channel standard deviations, in the same units.
+        max_pixels: A file with an image of more pixels is refused, as it was in the run's data.
     """
 
     sizes: Sizes
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    max_pixels: int = MAX_PIXELS
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
         """Height and width at which an image of this height and width is evaluated, in pixels."""
@@ -69,8 +71,12 @@ class Preprocessing:
         }
 
 
-def decoded(images: Sequence[Input]) -> Iterator[Tensor]:
+def decoded(images: Sequence[Input], max_pixels: int = MAX_PIXELS) -> Iterator[Tensor]:
     """The pixels of images, each uint8 RGB [h, w, 3]; files are decoded in threads, a little ahead.
+
+    Args:
+        images: The images.
+        max_pixels: A file with an image of more pixels is refused.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -78,15 +84,21 @@ def decoded(images: Sequence[Input]) -> Iterator[Tensor]:
     """
     if not all(isinstance(image, str | Path) for image in images):
         for image in images:
-            yield from decoded([image]) if isinstance(image, str | Path) else [_given_pixels(image)]
+            yield from decoded([image], max_pixels) if isinstance(image, str | Path) else [_given_pixels(image)]
         return
-    files = [File(str(image), str(image)) for image in images]
+    files = [File(str(image), str(image), max_pixels=max_pixels) for image in images]
     for file, found in zip(files, decode_files(files, decoded_sizes(files)), strict=True):
         if isinstance(found, str):
             if not Path(file.path).exists():
                 raise FileNotFoundError(f"{readable(file.name)}: there is no such file")
-            raise ValueError(f"{readable(file.name)}: {found}")
+            raise ValueError(f"{readable(file.name)}: {of_the_run(found)}")
         yield found
+
+
+def of_the_run(reason: str) -> str:
+    """Why a file cannot be read, without advice on the options of a run, which is finished."""
+    words, limit, _ = reason.partition(": data.max_pixels=")
+    return f"{words}, the run's own limit; an image that is opened already has none" if limit else reason
 
 
 def _given_pixels(image: Input) -> Tensor:

@@ -58,7 +58,7 @@ def number(
 def one_of(*allowed: Any) -> Kind:
     """One of these values; null is named as YAML has it."""
     return Kind(
-        f"one of {', '.join(map(shown, allowed))}",
+        f"{'one of ' * (len(allowed) > 1)}{', '.join(map(shown, allowed))}",
         lambda value: any(value == one and type(value) is type(one) for one in allowed),
     )
 

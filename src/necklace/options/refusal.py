@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -12,10 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from necklace.config import Composer, choices_of, leaves
 from necklace.options.errors import OptionError
 from necklace.options.kinds import shown
-from necklace.options.nearest import advice
-
-# How alike a key and an option are, from 0 to 1, from which on the key is that option, misspelt.
-MISSPELT = 0.8
+from necklace.options.nearest import advice, nearest
 
 
 def composed(composer: Composer, overrides: Sequence[str]) -> DictConfig:
@@ -59,8 +57,9 @@ def explained(composer: Composer, overrides: Sequence[str], error: Exception) ->
         config = composer.compose([*path, *chosen])
     except (HydraException, OmegaConfBaseException, ValueError):
         return "\n".join(problems) or _hydras_words(error)
+    known = _Known(config)
     for override in values:
-        problem = _value_problem(override, config)
+        problem = _value_problem(override, config, known)
         problems += [problem] if problem else []
     return "\n".join(problems) or _hydras_words(error)
 
@@ -94,22 +93,47 @@ def _choice_problem(composer: Composer, override: Override, path: Sequence[str],
     return None
 
 
-def _value_problem(override: Override, config: DictConfig) -> str | None:
+class _Known:
+    """The options that there are, by their whole dotted paths.
+
+    Attributes:
+        taken: Config group to the choice taken.
+        there: Those that the config's files have.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        plain: Any = OmegaConf.to_container(config, resolve=False)
+        del plain["hydra"]
+        self._plain = plain
+        self.taken = choices_of(config.hydra)
+        self.there = [*(path for path, _ in leaves(plain)), *self.taken]
+
+    @cached_property
+    def read(self) -> list[str]:
+        """These, and all that something reads."""
+        from necklace.options.readers import readers_of  # here, so that a misspelt option is answered before torch is imported
+
+        return list(dict.fromkeys([*readers_of(self._plain).options, *self.there]))
+
+    def around(self, key: str) -> list[str]:
+        """The options that `key` may have been meant for."""
+        return self.there if nearest(key, self.there) in self.there else self.read
+
+
+def _value_problem(override: Override, config: DictConfig, known: _Known) -> str | None:
     """What is wrong with a value's override, which is put onto the config otherwise."""
     key, text = override.key_or_group, str(override.input_line)
     try:
         Composer.apply(override, config)
     except (HydraException, OmegaConfBaseException) as error:
-        if override.is_add() and OmegaConf.select(config, key, throw_on_missing=False) is not None:
+        there = OmegaConf.select(config, key, throw_on_missing=False) is not None
+        if override.is_add() and there:
             return f"{text}: {key} is an option already, without the +: {text.lstrip('+')}"
-        taken = choices_of(config.hydra)
-        options = _options(config, key)
-        known = [*options, *taken]
-        if not override.is_delete() and _may_be_added(key, override.value(), options, config):
+        if not override.is_delete() and _may_be_added(key, override.value(), {*known.around(key)} - known.taken.keys(), config):
             return f"{text}: {key} is read, but not set yet; +{text} sets it"
-        if override.is_delete() or OmegaConf.select(config, key, throw_on_missing=False) is None:
+        if override.is_delete() or not there:
             what = "there is nothing of this name" if override.is_delete() else "nothing reads it"
-            return f"{key}: {what}{advice(key, known, taken)}"
+            return f"{key}: {what}{advice(key, known.around(key), known.taken)}"
         return f"{text}: {str(error.__cause__ or error).splitlines()[0]}"
     return None
 
@@ -119,18 +143,6 @@ def _may_be_added(key: str, value: Any, known: Collection[str], config: DictConf
     above = [key.rsplit(".", count)[0] for count in range(key.count(".") + 1)]
     there = OmegaConf.select(config, key, throw_on_missing=False) is not None
     return any(path in known for path in above) and (isinstance(value, dict) if there else True)
-
-
-def _options(config: DictConfig, key: str) -> list[str]:
-    """The options that `key` may have been meant for, by their whole dotted paths."""
-    plain: Any = OmegaConf.to_container(config, resolve=False)
-    del plain["hydra"]
-    there = [path for path, _ in leaves(plain)]
-    if get_close_matches(key, there, 1, MISSPELT):
-        return there
-    from necklace.options.readers import readers_of  # here, so that a misspelt option is answered before torch is imported
-
-    return list(dict.fromkeys([*readers_of(plain).options, *there]))
 
 
 def _hydras_words(error: BaseException) -> str:

@@ -6,6 +6,7 @@ from itertools import combinations
 from typing import Any
 
 from necklace.code_version import version_digest
+from necklace.identity import ADDED
 from necklace.record import Record
 from necklace.study.store import StudyRecords, StudyRun
 
@@ -104,7 +105,8 @@ def differences(records: Sequence[Record], axes: Sequence[str]) -> dict[str, lis
         axes: Config keys and groups, such as `neck` or `data/sizes`; a key stands for all below it.
 
     Returns:
-        Field to its value in each record, as JSON; `absent` where a record has no such field.
+        Field to its value in each record, as JSON; `absent` where a record has no such field. An option that came later than
+        some of the records has, in these, the value that it then had.
     """
     tables = [dict(_compared_fields(record)) for record in records]
     free = [axis.replace("/", ".").lstrip("+~") for axis in axes] + ["seed"]
@@ -116,6 +118,15 @@ def differences(records: Sequence[Record], axes: Sequence[str]) -> dict[str, lis
     found = {}
     for field in dict.fromkeys(name for table in tables for name in table):
         values = [table.get(field, "absent") for table in tables]
+        if field in ADDED and "absent" in values:
+            group = field.partition(".")[0]
+            # An option of another choice is not there; with the same choice it was as before there was the option.
+            having = {one.choices.get(group) for one, value in zip(records, values, strict=True) if value != "absent"}
+            before = json.dumps(ADDED[field])
+            values = [
+                before if value == "absent" and one.choices.get(group) in having else value
+                for one, value in zip(records, values, strict=True)
+            ]
         if len(set(values)) > 1 and not _below(field, free):
             found[field] = values
     return found

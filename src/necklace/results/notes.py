@@ -147,15 +147,16 @@ def _majority(rows: Sequence[Row]) -> list[str]:
     """What an accuracy is to be held against: the share of the majority class; and which classes no test image shows."""
     found = set()
     for record in (run.record for row in rows for run in row.runs if run.record):
-        if majority := record.majority():
-            found.add((*majority, tuple(record.untested()), len(record.data["classes"])))
+        if record.data.get("predicted", {}).get("test"):
+            found.add((record.majority() or ("", 0.0), tuple(record.untested()), len(record.data["classes"])))
     notes = []
-    for name, share, untested, classes in sorted(found):
+    for (name, share), untested, classes in sorted(found):
         shown = classes - len(untested)
-        notes.append(
-            f"Majority class: {100 * share:.1f} % of the test images are of class {name}. A model that takes all images for it "
-            f"has this accuracy, and a balanced accuracy of {100 / shown:.1f} %."
-        )
+        if share:
+            notes.append(
+                f"Majority class: {100 * share:.1f} % of the test images are of class {name}. A model that takes all images "
+                f"for it has this accuracy, and a balanced accuracy of {100 / shown:.1f} %."
+            )
         if untested:
             few = ", ".join(untested[:5]) + (f" and {len(untested) - 5} more" if len(untested) > 5 else "")
             notes.append(f"Balanced accuracy is over the {shown} of {classes} classes that test shows; it shows none of {few}.")

@@ -22,7 +22,7 @@ from necklace.options.refusal import composed
 from necklace.spec import RunSpec, run_spec, said_of
 from necklace.study.matching import matched_width
 from necklace.study.store import StudyInfo
-from necklace.study.study_file import StudyFile, axes_of, named_rows, override
+from necklace.study.study_file import StudyFile, axes_of, named_rows, override, shared_overrides
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,11 @@ class Plan:
 
 
 def make_plan(
-    study: StudyFile, extra: Sequence[str] = (), seeds: int | None = None, hydra_overrides: Sequence[str] = ()
+    study: StudyFile,
+    extra: Sequence[str] = (),
+    seeds: int | None = None,
+    hydra_overrides: Sequence[str] = (),
+    composer: Composer | None = None,
 ) -> Plan:
     """Compose all runs of a study; Hydra has to be initialised with the configs.
 
@@ -129,6 +133,7 @@ def make_plan(
         extra: Overrides of all runs, on top of the study's.
         seeds: So many of the study's seeds; beyond them, the next whole numbers.
         hydra_overrides: Overrides of Hydra's own options.
+        composer: One that has read some of the configs already.
 
     Returns:
         The plan; runs that come twice are in it once.
@@ -138,7 +143,8 @@ def make_plan(
             a row have to have an effect in it, those of all rows in at least one.
     """
     forget_data()  # which may have changed since an earlier plan
-    planner = _Planner((*study.overrides, *extra, override("study", study.name)), hydra_overrides)
+    composer = composer or Composer(GlobalHydra.instance().config_loader(), "train")
+    planner = _Planner(shared_overrides(study, extra), hydra_overrides, composer)
     rows, controls = _rows(study, planner)
     for row in [study.baseline, *(study.same or ())]:
         if row not in rows:
@@ -214,9 +220,9 @@ def _rows(study: StudyFile, planner: "_Planner") -> tuple[dict[str, tuple[str, .
 class _Planner:
     """Turns overrides into runs, composing once what they share."""
 
-    def __init__(self, shared: tuple[str, ...], hydra_overrides: Sequence[str]) -> None:
+    def __init__(self, shared: tuple[str, ...], hydra_overrides: Sequence[str], composer: Composer) -> None:
         self.first = DictConfig({})
-        self._composer = Composer(GlobalHydra.instance().config_loader(), "train")
+        self._composer = composer
         self._shared, self._for_hydra = shared, tuple(hydra_overrides)
         self._composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, Any], dict[str, str]]] = {}
         self._idle: list[dict[str, str]] = []

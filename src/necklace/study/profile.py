@@ -104,13 +104,17 @@ def _answered(context: Any, function: Callable[..., Any], *arguments: Any) -> An
     except EOFError:
         process.join()
         raise RuntimeError(f"the process that measures costs ended with exit code {process.exitcode}") from None
+    except BaseException:
+        process.kill()
+        raise
     finally:
         process.join()
         mine.close()
 
 
 def _answer(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is the parent's to explain
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)  # to explain them is the parent's
     pipe.send(function(*arguments))
     pipe.close()
 

@@ -22,7 +22,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -212,6 +212,11 @@ def _check_options(found: _Content, rows_key: str, path: Path) -> None:
 def _option(key: object) -> str:
     """The option that an override's key sets."""
     return str(key).lstrip("+~")
+
+
+def shared_overrides(study: StudyFile, extra: Sequence[str]) -> tuple[str, ...]:
+    """The overrides of all runs: the study's, those given besides, and its name."""
+    return (*study.overrides, *extra, override("study", study.name))
 
 
 def override(key: str, value: Any) -> str:

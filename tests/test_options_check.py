@@ -317,7 +317,7 @@ def test_all_problems_are_listed_at_once(check: Callable[..., dict[str, str]]) -
 @pytest.mark.parametrize(
     ("choices", "option", "why"),
     [
-        ("data/sizes=native", "data.size=64", "data.sizes has sizes of its own"),
+        ("data/sizes=native", "data.size=64", "data.sizes has sizes of its own (data/sizes=fixed reads data.size)"),
         ("backbone=resnet18", "backbone.pretrained_skip=[conv1]", "there is no backbone.pretrained"),
         ("neck=focal neck.focal_level=1", "neck.focal_factor=4", "no second level"),
         ("neck=focal", "neck.ln_eps=1e-6", "use_postln_in_modulation is off"),
@@ -334,7 +334,9 @@ def test_an_option_without_effect_is_refused_where_it_is_given(
 
 
 def test_an_option_without_effect_may_be_shared_with_rows_that_read_it(check: Callable[..., dict[str, str]]) -> None:
-    assert check("data/sizes=native", shared=("data.size=64",)) == {"data.size": "data.sizes has sizes of its own"}
+    assert check("data/sizes=native", shared=("data.size=64",)) == {
+        "data.size": "data.sizes has sizes of its own (data/sizes=fixed reads data.size)"
+    }
     assert check("data/sizes=fixed", shared=("data.size=64",)) == {}
 
 

@@ -106,7 +106,7 @@ def _unread(plain: dict[str, Any], readers: Readers, refers: Mapping[str, set[st
         found -= referred  # what a key that is read refers to is read with it
         read |= referred
     groups = {path.rpartition(".")[0] for path in known} | {*PARTS, "data", "trainer", "callbacks", "data.augment"}
-    sizes = "data.sizes has sizes of its own"
+    sizes = "data.sizes has sizes of its own (data/sizes=fixed reads data.size)"
     return {path: sizes if path == "data.size" else "" for path in paths if path in found - groups}
 
 

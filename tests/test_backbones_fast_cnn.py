@@ -12,10 +12,16 @@ def test_size() -> None:
     assert backbone.out_channels == 192
 
 
-@pytest.mark.parametrize("size", [(1, 1), (5, 9), (32, 32), (33, 30)])
-def test_feature_map_has_the_stated_channels_and_stride(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("size", "expected"), [((5, 9), (1, 2)), ((32, 32), (7, 7)), ((33, 30), (8, 7)), ((64, 48), (15, 11))])
+def test_feature_map_has_the_stated_channels_and_size(size: tuple[int, int], expected: tuple[int, int]) -> None:
     backbone = FastCnn(8).eval()
-    assert backbone(torch.randn(2, 3, *size)).shape == (2, 24, -(-size[0] // 4), -(-size[1] // 4))
+    assert backbone(torch.randn(2, 3, *size)).shape == (2, 24, *expected)
+    assert backbone.map_size(*size) == expected
+
+
+def test_an_image_without_a_position_is_refused() -> None:
+    with pytest.raises(ValueError, match="images of 4x9 pixels are too small; the smallest side is 5"):
+        FastCnn(8)(torch.randn(2, 3, 4, 9))
 
 
 def test_a_small_width_is_named() -> None:
@@ -25,7 +31,7 @@ def test_a_small_width_is_named() -> None:
 
 def test_convolutions_start_as_the_identity() -> None:
     backbone = FastCnn(8)
-    wider, same = (m for m in backbone.layers[:5] if isinstance(m, nn.Conv2d))
+    wider, same = backbone.groups[0][0], backbone.groups[1][0]  # pyright: ignore[reportIndexIssue]
     x = torch.randn(1, 24, 6, 6)
     torch.testing.assert_close(wider(x), x[:, :8])
     torch.testing.assert_close(same(x[:, :8]), x[:, :8])
@@ -59,6 +65,6 @@ def test_neither_whitening_nor_scales_are_trained() -> None:
     backbone(correlated(4, seed=1)).square().sum().backward()
     frozen = {name for name, p in backbone.named_parameters() if not p.requires_grad}
     assert frozen == {"whitening.weight"} | {
-        f"layers.{n}.weight" for n, m in enumerate(backbone.layers) if isinstance(m, nn.BatchNorm2d)
+        f"groups.{name}.weight" for name, m in backbone.groups.named_modules() if isinstance(m, nn.BatchNorm2d)
     }
     assert all(p.grad is not None for p in backbone.parameters() if p.requires_grad)

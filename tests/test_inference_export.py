@@ -97,7 +97,7 @@ def test_pre_processing_can_be_done_again_from_the_json(train_run: Train, traine
 def test_a_head_of_one_size_is_said_and_kept_to(train_run: Train) -> None:
     _, folder = train_run("head=flatten", "epochs=1")
     lines = export_run(necklace.load(folder), "torchscript")
-    assert lines[2].startswith("height and width are fixed at 24x24: head=flatten was built for images of 24x24")
+    assert lines[2].startswith("height and width are fixed at 24x24: head=flatten was built for images of about 24x24")
     assert "at 1 sizes" in lines[-1]
     assert json.loads((folder / "model.pt.json").read_text())["input"]["shape"] == ["N", 3, 24, 24]
 

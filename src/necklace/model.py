@@ -50,7 +50,7 @@ def build_model(
     with stream(seed, "neck"):
         made_neck = neck(channels=made_backbone.out_channels)
     stride = made_backbone.stride
-    map_size = None if image_size is None else (-(-image_size[0] // stride), -(-image_size[1] // stride))
+    map_size = None if image_size is None else made_backbone.map_size(*image_size)
     with stream(seed, "head"):
         made_head = head(channels=made_neck.out_channels, num_classes=num_classes, map_size=map_size, stride=stride)
     model = Model(made_backbone, made_neck, made_head)

@@ -1,4 +1,4 @@
-"""Backbones: images [B, 3, H, W] to one feature map [B, out_channels, ceil(H / stride), ceil(W / stride)]."""
+"""Backbones: images [B, 3, H, W] to one feature map [B, out_channels, h, w], in most of ceil(H / stride) x ceil(W / stride)."""
 
 from necklace.backbones.base import Backbone
 from necklace.backbones.cifar_resnet import CifarResNet

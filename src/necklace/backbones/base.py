@@ -34,6 +34,10 @@ class Backbone(nn.Module):
         names = loadable_names(network)
         self.pretrained = (0, len(names)) if path is None else load_weights(network, path, skip)
 
+    def map_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the feature map of an image of this height and width."""
+        return -(-height // self.stride), -(-width // self.stride)
+
     def prepare(self, batches: Iterable[torch.Tensor]) -> None:
         """Set weights that depend on the training images; most networks have none.
 

@@ -53,4 +53,4 @@ class Flatten(nn.Module):
         return self.fc(features.flatten(1))
 
     def _images(self, height: int, width: int) -> str:
-        return f"images of {height * self.stride}x{width * self.stride} (a {height}x{width} feature map)"
+        return f"images of about {height * self.stride}x{width * self.stride} (a {height}x{width} feature map)"

@@ -20,7 +20,7 @@ def test_feature_map_has_the_stated_channels_and_size(size: tuple[int, int], exp
 
 
 def test_an_image_without_a_position_is_refused() -> None:
-    with pytest.raises(ValueError, match="images of 4x9 pixels are too small; the smallest side is 5"):
+    with pytest.raises(ValueError, match="images of 4x9 pixels are too small: the least side is 5"):
         FastCnn(8)(torch.randn(2, 3, 4, 9))
 
 

@@ -22,7 +22,7 @@ def test_cnn_with_fc_takes_one_size_and_pyramid_takes_all() -> None:
                 with pytest.raises(ValueError, match=r"built for images of about 32x32 .*head=pyramid") as error:
                     flatten(features)
                 shown = 4 * -(-size // 4)
-                assert f"got images of {shown}x{shown}" in str(error.value)
+                assert f"got images of about {shown}x{shown}" in str(error.value)
     assert lengths == {16 * (1 + 4 + 16)}
 
 

@@ -79,7 +79,7 @@ class FastCnn(Backbone):
         if min(images.shape[2:]) < SMALLEST:
             height, width = images.shape[2:]
             raise ValueError(
-                f"backbone=fast_cnn: images of {height}x{width} pixels are too small; the smallest side is {SMALLEST}"
+                f"backbone=fast_cnn: images of {height}x{width} pixels are too small: the least side is {SMALLEST}"
             )
         return self.groups(torch.relu(self.whitening(images)))
 

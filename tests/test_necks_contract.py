@@ -150,7 +150,7 @@ print(sorted(name for name in set(sys.modules) - before if name.startswith("neck
 """
     lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines[0] == "[]"
-    files = ["blocks", "control", "focal", "focal_block", "focal_parts", "options", "spp"]
+    files = ["blocks", "control", "depthwise", "focal", "focal_block", "focal_levels", "focal_parts", "options", "pools", "spp"]
     assert lines[1] == str(["necklace", "necklace.inference", "necklace.necks", *(f"necklace.necks.{name}" for name in files)])
 
 
@@ -161,8 +161,11 @@ print(sorted(name for name in set(sys.modules) - before if name.startswith("neck
         ("blocks", set()),
         ("focal_parts", set()),
         ("control", {"blocks", "options"}),
-        ("spp", {"blocks", "options"}),
-        ("focal", {"blocks", "focal_parts", "options"}),
+        ("depthwise", set()),
+        ("pools", {"depthwise"}),
+        ("spp", {"blocks", "options", "pools"}),
+        ("focal_levels", {"depthwise"}),
+        ("focal", {"blocks", "depthwise", "focal_levels", "focal_parts", "options"}),
         ("focal_block", {"blocks", "focal", "options"}),
     ],
 )

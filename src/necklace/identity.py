@@ -28,6 +28,7 @@ NEUTRAL = {
         "background",
     },
     "backbone": {"pretrained"},  # likewise
+    "neck": {"recompute"},  # what is computed again in backward comes out the same, bit for bit
     "trainer": {
         "accelerator",
         "devices",

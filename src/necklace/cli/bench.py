@@ -1,6 +1,8 @@
-"""Measure speed, as ratios taken in one process: necklace bench loader --root DIR, or studies, records or gates."""
+"""Measure speed, as ratios taken in one process: necklace bench loader --root DIR, or necks, studies, records or gates."""
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -29,10 +31,37 @@ def main(arguments: list[str] | None = None) -> None:
         from necklace.cli.bench_peer import peer
 
         peer(parsed.root, parsed.epochs, parsed.seeds, console)
+    elif parsed.benchmark == "necks":
+        _necks(parser, parsed, sys.argv[1:] if arguments is None else arguments, console)
     else:
         from necklace.cli.bench_gates import gates
 
         gates(parsed.batch_size, parsed.every, parsed.rounds, console)
+
+
+def _necks(parser: argparse.ArgumentParser, parsed: argparse.Namespace, arguments: list[str], console: Console) -> None:
+    if parsed.rounds < 2:
+        parser.error(f"--rounds {parsed.rounds}: must be at least 2, for quartiles")
+    import torch
+
+    if parsed.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this machine has no CUDA device that torch can use")
+    from necklace.cli.bench_necks import necks
+    from necklace.cli.bench_timing import TooBusyError
+
+    command = shlex.join(["necklace", "bench", *arguments[arguments.index("necks") :]])
+    try:
+        necks(parsed.sizes, parsed.dtypes, torch.device(parsed.device), parsed.rounds, parsed.out, command, console)
+    except TooBusyError as error:
+        sys.exit(str(error))
+
+
+def _map_size(text: str) -> tuple[int, ...]:
+    """A map's size such as 16x256x20x20."""
+    parts = text.split("x")
+    if len(parts) != 4 or not all(part.isascii() and part.isdigit() and int(part) >= 1 for part in parts) or int(parts[1]) < 2:
+        raise argparse.ArgumentTypeError(f"{text}: must be images, channels (at least 2), height and width, as in 16x256x20x20")
+    return tuple(map(int, parts))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,6 +77,15 @@ def _parser() -> argparse.ArgumentParser:
     loader.add_argument("--batch-size", type=int, default=128)
     loader.add_argument("--workers", type=int, default=2)
     loader.add_argument("--rounds", type=int, default=1, help="measured epochs of each kind, after one to warm up")
+    necks = benchmarks.add_parser("necks", help="time and memory of the necks beside their plain forms and timm's")
+    sizes = [(16, 256, 20, 20), (128, 256, 8, 8), (128, 64, 8, 8)]
+    necks.add_argument("--sizes", type=_map_size, nargs="+", default=sizes, metavar="BxCxHxW", help="maps")
+    necks.add_argument("--dtypes", nargs="+", default=["float32"], choices=["float32", "bfloat16"], help="bfloat16: autocast")
+    necks.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    necks.add_argument("--rounds", type=int, default=15, help="measured rounds of all ways in turn")
+    necks.add_argument(
+        "--out", type=Path, default=Path("experiments/benchmarks/necks"), help="folder of table, CSV and picture"
+    )
     studies = benchmarks.add_parser("studies", help="a study of short runs against their training time, and cold processes")
     studies.add_argument("--runs", type=int, default=30)
     studies.add_argument("--cold", type=int, default=5, help="cold processes to measure; the mean stands for all runs")

@@ -13,13 +13,16 @@ Deviations from the reference, none of which changes the output at the default o
 * Nothing is stored during forward (the reference keeps `self.gates` and `self.modulator` with their graph alive);
   `parts` returns them instead.
 * Even kernels, which fail there with a shape mismatch at the first batch, are an error when the module is built.
+* The contexts are gathered and summed by a faster way where there is one (see `focal_levels`), which moves outputs and
+  gradients by rounding. `parts` always takes the plain one.
 * `ln_eps`, `kernels`, `gating`, `global_context`, `aggregate`, `interaction`, `context` are ours: they reproduce the
-  paper's ablations, for which the reference has no code. Each option documents how it reads the paper.
+  paper's ablations, for which the reference has no code. Each option documents how it reads the paper. `recompute` is ours
+  too.
 * Weights have torch's default initialisation, as in the reference's bare module. The reference's whole network then
   redraws `f` and `proj` from a normal distribution with standard deviation 0.02 and sets their biases to zero.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -28,6 +31,8 @@ from torch import Tensor, nn
 
 from necklace.necks import options
 from necklace.necks.blocks import ChannelLayerNorm
+from necklace.necks.depthwise import DepthwiseConv
+from necklace.necks.focal_levels import aggregated, contexts, total
 from necklace.necks.focal_parts import FocalParts
 
 
@@ -96,6 +101,7 @@ class FocalModulation(nn.Module):
             q(GELU(h(z_L))); we keep `proj`, since the cost in the paper's table is that of four C x C layers.
         context: The operator of a level: depth-wise "conv"; "avg_pool" of the same size and stride 1, which averages
             over positions inside the map; "none": no neighbours, each level is the GELU of the one before.
+        recompute: Compute the contexts again in backward rather than keep them: less memory, more time, and the same numbers.
         out_channels: None or `channels`; this neck keeps the number of channels.
 
     Raises:
@@ -126,6 +132,7 @@ class FocalModulation(nn.Module):
         aggregate: Literal["all", "top"] = "all",
         interaction: Literal["multiply", "add", "dw_convnet"] = "multiply",
         context: Literal["conv", "avg_pool", "none"] = "conv",
+        recompute: bool = False,
         out_channels: int | None = None,
     ) -> None:
         super().__init__()
@@ -136,6 +143,7 @@ class FocalModulation(nn.Module):
         self.gating = options.flag("gating", gating)
         self.global_context = options.flag("global_context", global_context)
         self.normalize_modulator = options.flag("normalize_modulator", normalize_modulator)
+        self.recompute = options.flag("recompute", recompute)
         self.top_only, self.interaction = aggregate == "top", interaction
         sizes = _level_kernels(focal_window, focal_level, focal_factor, kernels)
         if context == "none" and kernels is not None:
@@ -186,7 +194,7 @@ class FocalModulation(nn.Module):
             Feature map [B, C, h, w].
         """
         query, z, gates = self._project(x)
-        modulator = self._modulate(self._contexts(z), gates)
+        modulator = self._modulate(aggregated(z, gates, self.focal_layers, recompute=self.recompute, **self._chosen()))
         if self.interaction == "dw_convnet":
             y = self.q(self.act(modulator))
         else:
@@ -203,35 +211,26 @@ class FocalModulation(nn.Module):
             Query, contexts, gates and modulator.
         """
         query, z, gates = self._project(x)
-        contexts = list(self._contexts(z))
-        modulator = self._modulate(contexts, gates).expand_as(z)
-        return FocalParts(query if query.shape[1] else None, contexts, gates if self.gating else None, modulator)
+        found = list(contexts(z, self.focal_layers, **self._chosen()))
+        modulator = self._modulate(total(found, gates)).expand_as(z)
+        return FocalParts(query if query.shape[1] else None, found, gates, modulator)
 
     def extra_repr(self) -> str:
         """Settings that are not visible in the submodules."""
         return f"contexts={self.context_names}, gating={self.gating}, interaction={self.interaction}"
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query [B, C or 0, h, w], level-0 context [B, C, h, w] and gates [B, n or 0, h, w] of x [B, C, h, w]."""
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Query [B, C or 0, h, w], level-0 context [B, C, h, w] and gates [B, n, h, w], if there are any, of x [B, C, h, w]."""
         query, z, gates = torch.split(self.f(x), self.splits, dim=1)
-        return query, z, gates
+        return query, z, gates if self.gating else None
 
-    def _contexts(self, z: Tensor) -> Iterator[Tensor]:
-        """Yield the contexts to aggregate one by one, so that forward does not hold all of them at once."""
-        for number, layer in enumerate(self.focal_layers, 1):
-            z = layer(z)
-            if not self.top_only or number == len(self.focal_layers):
-                yield z
-        if self.global_context:
-            yield self.act(z.mean(dim=(2, 3), keepdim=True))
+    def _chosen(self) -> dict[str, bool]:
+        """Which contexts are aggregated."""
+        return {"top_only": self.top_only, "global_context": self.global_context}
 
-    def _modulate(self, contexts: Iterable[Tensor], gates: Tensor) -> Tensor:
+    def _modulate(self, summed: Tensor) -> Tensor:
         """The modulator [B, C, h, w], or [B, C, 1, 1] for the global context alone without gating."""
-        weighted = (c * gates[:, n : n + 1] if self.gating else c for n, c in enumerate(contexts))
-        total = next(weighted)
-        for context in weighted:
-            total = total + context
-        return self.h(total / len(self.context_names) if self.normalize_modulator else total)
+        return self.h(summed / len(self.context_names) if self.normalize_modulator else summed)
 
 
 def _gather(channels: int, kernel: int | None, context: str) -> nn.Module:
@@ -240,4 +239,4 @@ def _gather(channels: int, kernel: int | None, context: str) -> nn.Module:
         return nn.Identity()
     if context == "avg_pool":
         return nn.AvgPool2d(kernel, stride=1, padding=kernel // 2, count_include_pad=False)
-    return nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False)
+    return DepthwiseConv(channels, kernel)

@@ -14,17 +14,19 @@ Deviations:
   SPPF differ from SPP.
 * An even kernel size is an error; in YOLOv5 it changes the map's size by one and fails at the concatenation.
 
+SPP is defined with parallel pools; both are computed as a chain, see `pools`.
+
 With equal seeds, SPP with three kernels and SPPF start from equal weights (the same two convolutions, drawn in the same
 order), so the pair is an A/A test for a comparison of necks.
 """
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from necklace.necks import options
 from necklace.necks.blocks import ConvBNAct
+from necklace.necks.pools import with_pools
 
 
 class SPP(nn.Module):
@@ -44,7 +46,6 @@ class SPP(nn.Module):
         self.kernel_sizes = options.odds("kernel_sizes", kernel_sizes)
         self.cv1 = ConvBNAct(channels, hidden)
         self.cv2 = ConvBNAct(hidden * (len(self.kernel_sizes) + 1), self.out_channels)
-        self.m = nn.ModuleList(nn.MaxPool2d(k, stride=1, padding=k // 2) for k in self.kernel_sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool the map.
@@ -55,8 +56,11 @@ class SPP(nn.Module):
         Returns:
             Feature map [B, out_channels, h, w].
         """
-        x = self.cv1(x)
-        return self.cv2(torch.cat([x, *(pool(x) for pool in self.m)], dim=1))
+        return self.cv2(with_pools(self.cv1(x), self.kernel_sizes))
+
+    def extra_repr(self) -> str:
+        """The pools, which are no submodules."""
+        return f"kernel_sizes={self.kernel_sizes}"
 
 
 class SPPF(nn.Module):
@@ -80,7 +84,6 @@ class SPPF(nn.Module):
         self.kernel_size = options.odd("kernel_size", kernel_size)
         self.cv1 = ConvBNAct(channels, hidden)
         self.cv2 = ConvBNAct(hidden * 4, self.out_channels)
-        self.m = nn.MaxPool2d(self.kernel_size, stride=1, padding=self.kernel_size // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool the map.
@@ -91,7 +94,9 @@ class SPPF(nn.Module):
         Returns:
             Feature map [B, out_channels, h, w].
         """
-        x = self.cv1(x)
-        y1 = self.m(x)
-        y2 = self.m(y1)
-        return self.cv2(torch.cat([x, y1, y2, self.m(y2)], dim=1))
+        reach = self.kernel_size - 1
+        return self.cv2(with_pools(self.cv1(x), [1 + reach, 1 + 2 * reach, 1 + 3 * reach]))
+
+    def extra_repr(self) -> str:
+        """The pool, which is no submodule."""
+        return f"kernel_size={self.kernel_size}"

@@ -1,3 +1,4 @@
+import csv
 import io
 import re
 from contextlib import redirect_stderr
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from necklace.cli import bench, bench_peer, bench_studies
+from necklace.cli import bench, bench_peer, bench_report, bench_start, bench_studies
 
 
 @pytest.mark.parametrize(
@@ -116,3 +117,52 @@ def test_a_study_is_compared_with_a_plain_multirun(
     monkeypatch.setattr(bench_peer, "COUNTS", {"train": 68, "val": 4, "test": 4})
     with pytest.raises(ValueError, match="train/one has too few images for 72"):
         bench_peer.peer(tmp_path, 1, 1, Console())
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where benchmarks write, on a machine that is never too busy."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bench_report, "BUSY", 1e9)
+    return tmp_path / "experiments" / "benchmarks"
+
+
+def rows_of(path: Path) -> list[list[str]]:
+    lines = path.read_text().splitlines()
+    facts = {line[2:].partition(":")[0] for line in lines if line.startswith("#")}
+    assert facts == {"command", "machine", "versions", "allocator", "load"}
+    return list(csv.reader(line for line in lines if not line.startswith("#")))
+
+
+def test_a_folder_is_read_with_and_without_the_cache(results: Path) -> None:
+    for split, count in (("train", 6), ("test", 2)):
+        for shade, name in enumerate(("one", "two")):
+            folder = results.parent / "images" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                Image.new("RGB", (8, 8), (9 * index, 90 * shade, 7)).save(folder / f"{index}.jpg", quality=95)
+    bench.main(["data", "--root", str(results.parent / "images"), "--rounds", "1"])
+    (_, *rows) = rows_of(results / "data" / "table.csv")
+    assert [name for name, *_ in rows] == ["first run", "later run", "data.cache=null"]
+    assert all(float(seconds) >= 0 for _, *times in rows for seconds in times)
+    assert "until 16 images are ready" in (results / "data" / "table.md").read_text()
+
+
+def test_a_step_is_taken_apart(results: Path) -> None:
+    bench.main(["train", "--rounds", "2", "--chunk", "2", "--batch-size", "4"])
+    (_, run, batches, same, plain) = rows_of(results / "train" / "table.csv")
+    for loop in (same, plain):
+        assert float(loop[2]) == pytest.approx(float(run[1]) - float(batches[1]) - float(loop[1]), abs=0.02)
+
+
+def test_a_process_says_what_it_took(tmp_path: Path) -> None:
+    at = bench_start._process(("ablate", "--help"), str(tmp_path))
+    assert at.keys() == {"END", "ALL"}
+    assert 0 < at["END"] <= at["ALL"]
+
+
+def test_on_a_busy_machine_nothing_is_measured(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_report, "BUSY", 0.5)
+    with pytest.raises(SystemExit, match=r"error: bench train: the machine is busy: .* more than 0\.5; nothing is written"):
+        bench.main(["train"])
+    assert not results.exists()

@@ -54,6 +54,13 @@ def train_split(root: Path, cache: Path, memory_gib: float = 0) -> ImageSet:
     return images
 
 
+def decoded(root: Path) -> ImageSet:
+    """The same split, decoded in this process."""
+    images = Folder(root).split("train")
+    assert images is not None
+    return images
+
+
 def file_mapped_at(images: ImageSet) -> str:
     """The file behind the memory that holds the pixels; empty where there is none."""
     address = images.pixels.data_ptr()
@@ -69,17 +76,29 @@ def no_decoding(*args):
     raise AssertionError("decoded again")
 
 
-def test_a_split_that_fits_stays_in_memory(root, tmp_path):
+def test_a_split_is_mapped_from_the_cache_whether_it_fits_or_not(root, tmp_path):
     images = train_split(root, tmp_path / "cache", memory_gib=4)
     assert images.starts is None
-    assert not (tmp_path / "cache").exists()
+    (file,) = (tmp_path / "cache").glob("*.pixels")
+    assert file_mapped_at(images) == str(file)
     size = images.pixels.numel() / 2**30
     assert train_split(root, tmp_path / "cache", memory_gib=size).starts is None
     assert train_split(root, tmp_path / "cache", memory_gib=size * 0.999).starts is not None
+    assert len(list((tmp_path / "cache").glob("*.pixels"))) == 1
+
+
+def test_without_a_cache_nothing_is_written(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    images = Folder(root, "stop", memory_gib=0, cache=None).split("train")
+    assert images is not None
+    assert images.starts is None
+    assert images.digest() == train_split(root, tmp_path / "cache").digest()
+    assert [path for path in sorted(tmp_path.rglob("*")) if "cache" not in path.parts] == before
 
 
 def test_a_mapped_split_has_the_same_content_and_is_decoded_once(root, tmp_path, monkeypatch):
-    held, mapped = train_split(root, tmp_path, memory_gib=4), train_split(root, tmp_path)
+    held, mapped = decoded(root), train_split(root, tmp_path)
     assert held.shapes[0].tolist() == [30, 20]
     assert mapped.digest() == held.digest()
     (file,) = tmp_path.glob("*.pixels")
@@ -89,7 +108,7 @@ def test_a_mapped_split_has_the_same_content_and_is_decoded_once(root, tmp_path,
     root.rename(tmp_path / "moved")
     assert train_split(tmp_path / "moved", tmp_path).digest() == held.digest()
     with pytest.raises(AssertionError, match="decoded again"):
-        train_split(tmp_path / "moved", tmp_path, memory_gib=4)
+        decoded(tmp_path / "moved")
 
 
 def test_selecting_shares_the_mapped_pixels(root, tmp_path):
@@ -137,7 +156,8 @@ def test_batches_of_a_mapped_split_are_those_of_one_in_memory(root, tmp_path, si
 def test_what_cannot_be_read_is_skipped_and_listed_from_the_cache_too(root, tmp_path, monkeypatch):
     (root / "train/cat/000.png").write_bytes((root / "train/cat/000.png").read_bytes()[:200])
     (root / "train/dog/text.png").write_text("no image")
-    sources = [Folder(root, "skip", memory_gib, tmp_path / "cache") for memory_gib in (4, 0, 0)]
+    places = ((4, None), (0, tmp_path / "cache"), (4, tmp_path / "cache"))
+    sources = [Folder(root, "skip", memory_gib, place) for memory_gib, place in places]
     digests = []
     for source in sources:
         images = source.split("train")
@@ -200,6 +220,67 @@ def test_the_file_is_of_bytes_names_and_order(root, tmp_path):
     assert files() == 4
 
 
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take what changed just now for settled: no test can set the time of a change of the inode."""
+    monkeypatch.setattr(necklace.data.cache, "_SETTLED_S", -60)
+
+
+@pytest.mark.usefixtures("settled")
+def test_what_was_not_touched_is_not_read_again(root, tmp_path, monkeypatch):
+    first = train_split(root, tmp_path).digest()
+    assert len(list(tmp_path.glob("*.index"))) == 1
+
+    def no_reading(path):
+        raise AssertionError(f"{path} was read again")
+
+    monkeypatch.setattr(necklace.data.cache, "content_of", no_reading)
+    assert train_split(root, tmp_path).digest() == first
+    path = root / "train/cat/002.png"
+    path.write_bytes(path.read_bytes())
+    with pytest.raises(AssertionError, match=r"was read again"):
+        train_split(root, tmp_path)
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_change_that_keeps_size_and_time_is_seen(root, tmp_path):
+    path = root / "train/cat/002.png"
+    before, at = train_split(root, tmp_path).digest(), path.stat()
+    other = path.read_bytes()
+    Image.fromarray(np.full((20, 30, 3), 9, dtype=np.uint8)).save(path)
+    path.write_bytes((path.read_bytes() + bytes(len(other)))[: len(other)])
+    os.utime(path, ns=(at.st_atime_ns, at.st_mtime_ns))
+    assert path.stat().st_size == at.st_size
+    assert train_split(root, tmp_path).digest() != before
+
+
+def test_what_has_just_changed_is_not_remembered_by_its_time(root, tmp_path):
+    train_split(root, tmp_path)
+    assert not list(tmp_path.glob("*.index"))
+
+
+@pytest.mark.usefixtures("settled")
+def test_beyond_the_limit_what_was_unused_for_longest_goes(root, tmp_path, monkeypatch):
+    folders = []
+    for number in range(3):
+        folder = tmp_path / f"images{number}"
+        put_images(folder)
+        Image.fromarray(np.full((20, 30, 3), number, dtype=np.uint8)).save(folder / "train/cat/004.png")
+        folders.append(folder)
+    cache = tmp_path / "cache"
+    digests = [train_split(folder, cache).digest() for folder in folders[:2]]
+    sizes = {path: path.stat().st_size for path in cache.glob("*.pixels")}
+    now = os.stat(root).st_mtime
+    for path in sizes:
+        os.utime(path, (now - 100, now - 100))
+    kept = train_split(folders[0], cache)  # used again
+    monkeypatch.setattr(necklace.data.cache, "LIMIT_GIB", 2.5 * max(sizes.values()) / 2**30)
+    train_split(folders[2], cache)
+    assert len(list(cache.glob("*.pixels"))) == len(list(cache.glob("*.index"))) == 2
+    assert file_mapped_at(kept) in map(str, cache.glob("*.pixels"))
+    assert [train_split(folder, cache).digest() for folder in folders[:2]] == digests
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> tuple[Path, Path, bytes, str]:
     base = tmp_path_factory.mktemp("whole")
@@ -228,7 +309,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_no_half_file(root, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # the system refuses to let a file grow beyond this
     try:
-        with pytest.raises(OSError, match=r"data\.cache=.*cannot write 0\.00 GiB .*too large.*data\.memory_gib=1 keeps"):
+        with pytest.raises(OSError, match=r"data\.cache=.*cannot write .*too large.*data\.cache=null decodes"):
             train_split(root, tmp_path / "cache")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -258,10 +339,10 @@ from necklace.data.folder import Folder
 root, folder, number = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 decode_files = cache.decode_files
 
-def watched(files, sizes):
+def watched(files):
     (folder / f"decoded_{number}").touch()
     time.sleep(0.5)  # the other one asks meanwhile
-    yield from decode_files(files, sizes)
+    yield from decode_files(files)
 
 cache.decode_files = watched
 (folder / f"ready_{number}").touch()
@@ -281,9 +362,10 @@ def test_of_two_processes_one_decodes(root, tmp_path):
         assert process.communicate(timeout=120) == (None, "")
         assert process.returncode == 0
     assert len(list(tmp_path.glob("decoded_*"))) == 1
-    expected = train_split(root, tmp_path, memory_gib=4).digest()
+    expected = decoded(root).digest()
     assert [path.read_text() for path in tmp_path.glob("digest_*")] == [expected] * 2
-    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".lock", ".pixels"]
+    found = {path.suffix for path in (tmp_path / "cache").iterdir()}
+    assert found - {".index"} == {".lock", ".pixels"}
 
 
 def test_where_the_pixels_are_does_not_make_another_cell(root, tmp_path):

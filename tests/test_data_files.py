@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from necklace.data import files as module
-from necklace.data.files import File, check_max_pixels, cores, decode, decode_files, decoded_sizes, open_root
+from necklace.data.files import File, check_max_pixels, cores, decode, decode_files, open_root
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def many(tmp_path):
 def test_images_come_in_order_with_reasons_in_their_places(many, tmp_path):
     (tmp_path / "20.png").write_text("no image")
     (tmp_path / "40.png").unlink()
-    results = list(decode_files(many, decoded_sizes(many)))
+    results = list(decode_files(many))
     assert len(results) == 70
     for index, result in enumerate(results):
         if index in (20, 40):
@@ -37,23 +37,13 @@ def test_images_come_in_order_with_reasons_in_their_places(many, tmp_path):
     assert results[40] == "No such file or directory"
 
 
-def test_sizes_are_those_of_the_decoded_images(many, tmp_path):
-    (tmp_path / "20.png").write_text("no image")
-    sizes = decoded_sizes(many)
-    assert sizes[:3] == [6, 12, 18]
-    assert sizes[20] == 0
-    assert sizes[-1] == 2000 * 2000 * 3
-    for size, result in zip(sizes, decode_files(many, sizes), strict=True):
-        assert size == (0 if isinstance(result, str) else result.numel())
-
-
 def test_decoding_runs_only_a_little_ahead_and_stops_with_its_consumer(many, monkeypatch):
     monkeypatch.setattr(module, "cores", lambda: 1)
     done = []
     decode = module.decode
     monkeypatch.setattr(module, "decode", lambda *given: (done.append(1), decode(*given))[1])
     large = many[-3:] * 10
-    results = decode_files(large, decoded_sizes(large))
+    results = decode_files(large)
     next(results)
     results.close()
     assert 1 <= len(done) <= 3
@@ -78,20 +68,17 @@ def header_of(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("side", [9460, 60_000])  # a little above the limit, and above Pillow's own, which is twice it
-def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(side, tmp_path):
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(side):
     reason = f"an image of {side**2} pixels, more than data.max_pixels=89478485: data.max_pixels={side**2} reads it"
     with pytest.raises(ValueError, match=reason):
         decode(header_of(side, side))
-    (tmp_path / "a.png").write_bytes(header_of(side, side))
-    assert decoded_sizes([File(str(tmp_path / "a.png"), "a.png")]) == [0]
-    assert decoded_sizes([File(str(tmp_path / "a.png"), "a.png", max_pixels=side**2)]) == [3 * side**2]
 
 
 def test_limits_that_overlap_hold_each_for_its_own_and_pillows_comes_back(many):
     before = Image.MAX_IMAGE_PIXELS
     small, large = ([File(file.path, file.name, max_pixels=pixels) for file in many] for pixels in (100, 4_000_000))
-    first = decode_files(small, decoded_sizes(small))
-    second = decode_files(large, decoded_sizes(large))
+    first = decode_files(small)
+    second = decode_files(large)
     pairs = list(zip(first, second, strict=True))
     assert [isinstance(one, str) for one, _ in pairs] == [index >= 50 for index in range(70)]  # 2 x 51 pixels and more
     assert not any(isinstance(other, str) for _, other in pairs)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import necklace.data.files
 from necklace.data.files import decode
 from necklace.data.folder import Folder
 
@@ -230,7 +231,10 @@ def test_names_of_any_bytes_make_one_line(root):
 
 
 def test_unreadable_file_is_named(root, monkeypatch):
-    monkeypatch.setattr(Path, "read_bytes", lambda self: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    def refused(path, *_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(necklace.data.files, "open", refused, raising=False)
     with pytest.raises(ValueError, match=r"y\.bmp: Permission denied"):
         Folder(root).split("train")
 

@@ -71,8 +71,7 @@ class ProbeBatches:
         return len(COUNTS)
 
     def __iter__(self) -> Iterator[Batch]:
-        zero = torch.tensor(0)
-        return (Batch(x, y, y, zero, zero) for x, y in batches())
+        return (Batch(x, y, y, len(y), (0, 0, 0)) for x, y in batches())
 
 
 def fit(probe: Probe, gates: Gates, folder: Path, epochs: int = 1) -> pl.Trainer:

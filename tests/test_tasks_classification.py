@@ -61,10 +61,10 @@ def test_ranks_of_unequal_shares_give_the_gradient_of_one(seed: int, world_size:
         model = nn.Linear(4, 3, bias=False)
         model.weight.data.copy_(start)
         own = task(model, class_weights=[0.5, 2, 7])
-        own._trainer = SimpleNamespace(world_size=ranks)  # pyright: ignore[reportAttributeAccessIssue]
+        own._trainer = SimpleNamespace(world_size=ranks, global_step=0)  # pyright: ignore[reportAttributeAccessIssue]
         share = slice(rank, None, ranks)
         index = torch.arange(count)[share]
-        own.training_step(Batch(images[share], labels[share], index, torch.tensor(count), torch.zeros(3)), 0).backward()
+        own.training_step(Batch(images[share], labels[share], index, count, (0, 0, 0)), 0).backward()
         assert model.weight.grad is not None
         return model.weight.grad
 

@@ -57,6 +57,7 @@ ADDED: dict[str, Any] = {
     "data.sampler": "shuffle",
     "task.class_weights": None,
     "task.monitor": None,
+    "optimizer.fused": None,
 }
 
 

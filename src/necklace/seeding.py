@@ -42,6 +42,25 @@ def numpy_generator(seed: int, name: str, *steps: int) -> np.random.Generator:
     return np.random.default_rng(stream_seed(seed, name, *steps))
 
 
+def seed_device(device: "torch.device", seed: int) -> None:
+    """Set the generator that layers such as dropout draw from on a device.
+
+    `torch.manual_seed` sets those of all devices, and formats a traceback on the way, which takes up to 0.4 ms.
+
+    Args:
+        device: Where the model is.
+        seed: An integer in [0, 2**63).
+    """
+    import torch
+
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    elif device.type == "cuda":
+        torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index].manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 @contextmanager
 def stream(seed: int, name: str, *steps: int) -> Iterator[None]:
     """Let torch's global CPU generator draw from the stream, and restore its state afterwards.

@@ -4,11 +4,11 @@ Heavy imports wait until the command line is known to be good, and the launcher'
 """
 
 import argparse
-import gc
 import sys
 from pathlib import Path
 
-from necklace.cli.stopping import at_once, stoppable
+from necklace.cli.deferred import defer_scipy_signal
+from necklace.cli.stopping import at_once, ending_quickly, stoppable
 from necklace.study.study_file import (
     EXPERIMENTS,
     METRIC_NAMES,
@@ -39,14 +39,14 @@ def main(arguments: list[str] | None = None) -> None:
             from necklace.study.preload import PRELOAD
 
             start_server(PRELOAD)  # which imports, on another core, what this process is about to import as well
+        defer_scipy_signal()
         with at_once():
             from necklace.cli.study import carry_out
 
-        with stoppable():
+        with stoppable(), ending_quickly():
             code = carry_out(parsed)
     except EXPECTED as error:
         sys.exit(f"error: {error}")
-    gc.freeze()  # the interpreter's end would look through all that was imported: 1.3 s
     sys.exit(code)
 
 

@@ -1,4 +1,4 @@
-"""Measure speed, as ratios taken in one process: necklace bench loader --root DIR, or necks, studies, records or gates."""
+"""Measure speed: necklace bench necks, start, train, data, studies, peer, records, gates or loader."""
 
 import argparse
 import shlex
@@ -12,7 +12,18 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the command and run the benchmark; the others are not imported."""
     parser = _parser()
     parsed = parser.parse_args(arguments)
-    console = Console()
+    if any(count < 100 or count % 100 for count in getattr(parsed, "counts", ())):
+        parser.error(f"--counts {' '.join(map(str, parsed.counts))}: must be hundreds, such as 1000")
+    if parsed.benchmark == "necks":
+        _necks(parser, parsed, sys.argv[1:] if arguments is None else arguments, Console())
+        return
+    try:
+        _measure(parsed, Console())
+    except RuntimeError as error:  # the machine is busy
+        sys.exit(f"error: {error}")
+
+
+def _measure(parsed: argparse.Namespace, console: Console) -> None:
     if parsed.benchmark == "loader":
         from necklace.cli.bench_loader import loader
 
@@ -21,9 +32,19 @@ def main(arguments: list[str] | None = None) -> None:
         from necklace.cli.bench_studies import studies
 
         studies(parsed.runs, parsed.cold, console)
+    elif parsed.benchmark == "start":
+        from necklace.cli.bench_start import start
+
+        start(parsed.rounds, console)
+    elif parsed.benchmark == "data":
+        from necklace.cli.bench_data import data
+
+        data(parsed.root, parsed.rounds, console)
+    elif parsed.benchmark == "train":
+        from necklace.cli.bench_train import train
+
+        train(parsed.batch_size, parsed.rounds, parsed.chunk, console)
     elif parsed.benchmark == "records":
-        if any(count < 100 or count % 100 for count in parsed.counts):
-            parser.error(f"--counts {' '.join(map(str, parsed.counts))}: must be hundreds, such as 1000")
         from necklace.cli.bench_records import records
 
         records(parsed.counts, console)
@@ -31,8 +52,6 @@ def main(arguments: list[str] | None = None) -> None:
         from necklace.cli.bench_peer import peer
 
         peer(parsed.root, parsed.epochs, parsed.seeds, console)
-    elif parsed.benchmark == "necks":
-        _necks(parser, parsed, sys.argv[1:] if arguments is None else arguments, console)
     else:
         from necklace.cli.bench_gates import gates
 
@@ -66,7 +85,7 @@ def _map_size(text: str) -> tuple[int, ...]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="necklace bench", description="Ratios of speed, each measured in turn within one process."
+        prog="necklace bench", description="Measure speed; start, data and train write into experiments/benchmarks/."
     )
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
     loader = benchmarks.add_parser(
@@ -99,6 +118,15 @@ def _parser() -> argparse.ArgumentParser:
     peer.add_argument("--root", type=Path, required=True, help="CIFAR-10 as an image folder")
     peer.add_argument("--epochs", type=int, default=6)
     peer.add_argument("--seeds", type=int, default=3)
+    start = benchmarks.add_parser("start", help="CPU time of answers, of the first step, and of a process's end")
+    start.add_argument("--rounds", type=int, default=5)
+    data = benchmarks.add_parser("data", help="an image folder, until it is ready: in the first run and in later ones")
+    data.add_argument("--root", type=Path, required=True, help="image folder with train/CLASS/*.jpg")
+    data.add_argument("--rounds", type=int, default=3)
+    train = benchmarks.add_parser("train", help="CPU time of a training step beside the model")
+    train.add_argument("--batch-size", type=int, default=8)
+    train.add_argument("--rounds", type=int, default=20, help="chunks of each kind; the table shows medians")
+    train.add_argument("--chunk", type=int, default=50, help="steps of a chunk")
     return parser
 
 

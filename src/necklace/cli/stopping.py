@@ -45,6 +45,7 @@ def at_once(words: str = STOPPED) -> Iterator[None]:
             yield
     finally:
         if collects:
+            gc.freeze()  # no later collection looks through what was imported, which stays for good
             gc.enable()
 
 
@@ -84,6 +85,15 @@ def _answering(answer: Any, instead_of: Any, words: str) -> Iterator[None]:
         _words.pop()
         for number, was in changed.items():
             signal.signal(number, was)
+
+
+@contextmanager
+def ending_quickly() -> Iterator[None]:
+    """What was made within it is not looked through at the end of the process, which would take a second for the imports."""
+    try:
+        yield
+    finally:
+        gc.freeze()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,7 @@
-"""Carries out `necklace ablate`: a study from plan to table, or one of the checks of its records."""
+"""Carries out `necklace ablate`: a study from plan to table, or one of the checks of its records.
+
+What a plan does not need is imported when it is: statistics, figures and W&B take a second.
+"""
 
 import argparse
 import shlex
@@ -6,30 +9,24 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from hydra import initialize_config_dir
 from rich.console import Console
 
 from necklace.cli.ablate import overrides_of
+from necklace.cli.stopping import at_once
 from necklace.cli.train import CONFIGS
-from necklace.results.analysis import analyse
-from necklace.results.comparability import check_comparable
-from necklace.results.figures import write_figures
-from necklace.results.table import TableText, table_text, terminal
-from necklace.results.verify import verify
-from necklace.results.write import write_study
-from necklace.study.adhoc import study_of_runs
 from necklace.study.collect import Kept, collect
-from necklace.study.execute import execute
 from necklace.study.plan import Plan, make_plan
-from necklace.study.profile import row_costs
 from necklace.study.progress import plan_lines
-from necklace.study.reproduce import reproduce
 from necklace.study.status import StatusReader
 from necklace.study.store import StudyRecords, read_records
 from necklace.study.study_file import EXPERIMENTS, METRICS, STUDY_FILE, read_study
-from necklace.tracking.wandb_study import logger_settings, sync, wandb_mode_of, write_table
+
+if TYPE_CHECKING:
+    from necklace.results.table import TableText
 
 TRAIN = Path(__file__).with_name("train.py")
 
@@ -61,6 +58,13 @@ def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int
         _print_plan(status, rerun, kept, console)
         if arguments.verb == "plan":
             return 0
+        with at_once():
+            from necklace.results.analysis import analyse
+            from necklace.results.comparability import check_comparable
+            from necklace.results.write import write_study
+            from necklace.study.execute import execute
+            from necklace.study.profile import row_costs
+            from necklace.tracking.wandb_study import logger_settings, sync, wandb_mode_of, write_table
         if arguments.verb == "sync":
             lines, complete = sync(plan, status.all())
             for line in lines:
@@ -128,7 +132,9 @@ def _without_allow(arguments: Sequence[str]) -> list[str]:
     return [text for n, text in enumerate(arguments) if "--allow" not in (text, arguments[n - 1] if n else "")]
 
 
-def _print(table: TableText, title: str) -> None:
+def _print(table: "TableText", title: str) -> None:
+    from necklace.results.table import terminal
+
     Console().print(terminal(table, title))
     console = Console(soft_wrap=True, highlight=False, markup=False)
     for note in [table.caption, *table.notes]:
@@ -136,6 +142,8 @@ def _print(table: TableText, title: str) -> None:
 
 
 def _verify(study: StudyRecords, folder: Path, console: Console) -> int:
+    from necklace.results.verify import verify
+
     problems = verify(study, folder)
     for problem in problems:
         console.print(f"{folder}: {problem}")
@@ -147,6 +155,9 @@ def _verify(study: StudyRecords, folder: Path, console: Console) -> int:
 
 def _table_by_metric(study: StudyRecords, metric: str, folder: Path) -> int:
     """Print the table of a study's records by another metric than its own."""
+    from necklace.results.analysis import analyse
+    from necklace.results.table import table_text
+
     known = sorted({name for run in study.runs if run.record for name in run.record.metrics})
     if metric not in known:
         raise ValueError(f"{folder}: no run has the metric {metric}; there are: {', '.join(known) or 'none'}")
@@ -155,6 +166,8 @@ def _table_by_metric(study: StudyRecords, metric: str, folder: Path) -> int:
 
 
 def _reproduce(study: StudyRecords, count: int, overrides: Sequence[str], console: Console) -> int:
+    from necklace.study.reproduce import reproduce
+
     with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
         repetitions = reproduce(study, count, Path(scratch), overrides, np.random.default_rng())
     for again in repetitions:
@@ -171,6 +184,11 @@ def _reproduce(study: StudyRecords, count: int, overrides: Sequence[str], consol
 
 def _table_of_runs(root: Path, metric: str, figures: Path | None, console: Console) -> int:
     """Print the table of the runs below a folder, whatever they are."""
+    from necklace.results.analysis import analyse
+    from necklace.results.figures import write_figures
+    from necklace.results.table import table_text
+    from necklace.study.adhoc import study_of_runs
+
     study = study_of_runs(root, metric)
     results = analyse(study)
     if figures:

@@ -6,7 +6,7 @@ Also a script: Lightning starts the other processes of a run by this file's path
 import copy
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,8 +16,10 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from necklace.cli.stopping import at_once, stoppable
-from necklace.config import choices_of, loading
+from necklace.allocator import keep_freed_memory
+from necklace.cli.deferred import defer_scipy_signal
+from necklace.cli.stopping import at_once, ending_quickly, stoppable
+from necklace.config import Composer, choices_of, loading
 
 # In a checkout a link to the repository's configs/.
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -38,6 +40,7 @@ def _run(config: DictConfig) -> float | None:
     # itself and train another run than its neighbours; this project's launcher gives each run the command of a single run.
     if HydraConfig.get().mode == RunMode.MULTIRUN and devices != "1":
         raise Stop(f"error: -m with trainer.devices={devices}: add hydra/launcher=local, or start the runs one by one")
+    keep_freed_memory()
     with at_once():
         from necklace.run.runner import run_composed, val_metric, words_of  # here, so that --help need not wait for it
     try:
@@ -57,6 +60,7 @@ def main() -> None:
     """
     # Hydra's parser takes no overrides behind a flag that comes after others: `neck=focal -m seed=0,1`.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda text: text not in ("-m", "--multirun"))
+    defer_scipy_signal()
     with checking():
         _run()
 
@@ -64,16 +68,14 @@ def main() -> None:
 @contextmanager
 def checking() -> Iterator[None]:
     """Within it, all configs that Hydra composes are checked, and what is wrong with them is said in this project's words."""
-    with at_once():
-        from necklace.options.check import check_options
-        from necklace.options.errors import OptionError
-        from necklace.options.refusal import explained
-
     shows = any(text.partition("=")[0] in SHOWING for text in sys.argv[1:])
 
     def check(config: DictConfig) -> None:
         if shows:
             return
+        with at_once():  # here, so that what Hydra refuses, and --help, need not wait for it
+            from necklace.options.check import check_options
+            from necklace.options.errors import OptionError
         choices, overrides = choices_of(config.hydra), list(config.hydra.overrides.task)
         config = copy.deepcopy(config)
         with open_dict(config):
@@ -83,7 +85,12 @@ def checking() -> Iterator[None]:
         except OptionError as error:
             raise Stop(_shown(str(error))) from error
 
-    with loading(check, lambda composer, overrides, error: _shown(explained(composer, overrides, error))):
+    def explain(composer: Composer, overrides: Sequence[str], error: Exception) -> str:
+        from necklace.options.refusal import explained
+
+        return _shown(explained(composer, overrides, error))
+
+    with loading(check, explain):
         yield
 
 
@@ -92,8 +99,8 @@ def _shown(problems: str) -> str:
 
 
 def start() -> None:
-    """`main` as a command: Ctrl-C is answered in a line."""
-    with stoppable():
+    """`main` as a command: Ctrl-C is answered in a line, and the process ends at once."""
+    with stoppable(), ending_quickly():
         main()
 
 

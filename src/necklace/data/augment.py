@@ -1,7 +1,8 @@
 """Augmentation and normalisation of whole batches as tensors, on the batch's device.
 
 torchvision's transforms.v2 draws its random parameters once per batched tensor, so a flip would flip all images or none. Here
-each image has its own draws, and flip and shift together are a single gather of rows and columns.
+each image has its own draws, and flip and shift together are a single gather of pixels. The draws are made on the CPU, so that
+they are the same on every device, and reach it in one copy that no step waits for.
 
 A random resized crop is cut from the image at the size of its batch, not from the original pixels. So the batch keeps one
 shape, which native sizes need, and no image is decoded again; but a small crop is enlarged from fewer pixels than the file may
@@ -10,6 +11,7 @@ have.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -60,32 +62,54 @@ class Augmentation:
             uint8 [B, H, W, 3]; `images` is not changed.
         """
         count, height, width = images.shape[:3]
+        device = images.device
         if self.crop_scale < 1:
             images = resized_crops(images, _boxes(count, height, width, self.crop_scale, generator))
-        rows = torch.arange(height).expand(count, height)
-        columns = torch.arange(width).expand(count, width)
+        shifts, mirrored, factors, centres = _on(device, self._draws(count, height, width, generator))
+        rows = torch.arange(height, device=device).expand(count, height)
+        columns = torch.arange(width, device=device).expand(count, width)
         if self.crop_padding:
-            shifts = torch.randint(-self.crop_padding, self.crop_padding + 1, (2, count, 1), generator=generator)
-            rows = _reflect(rows + shifts[0], height)
-            columns = _reflect(columns + shifts[1], width)
+            rows, columns = _reflect(rows + shifts[0], height), _reflect(columns + shifts[1], width)
         if self.flip:
-            mirrored = torch.rand(count, 1, generator=generator) < 0.5
             columns = torch.where(mirrored, columns.flip(1), columns)
         if self.flip or self.crop_padding:
-            batch = torch.arange(count).view(-1, 1, 1)
-            index = (batch, rows[:, :, None], columns[:, None, :])
-            images = images[tuple(axis.to(images.device) for axis in index)]
+            first = height * torch.arange(count, device=device)[:, None]  # row of each image among the rows of all
+            place = (width * (first + rows))[:, :, None] + columns[:, None, :]
+            # A pixel is a row of three bytes here: four times as fast as an index for each axis.
+            images = images.reshape(-1, 3).index_select(0, place.view(-1)).view(count, height, width, 3)
         if self.photometric:
-            factors = 1 + self.photometric * (2 * torch.rand(3, count, generator=generator) - 1)
             images = adjust(images, *factors)
         if self.cutout:
-            centre_y = torch.randint(height, (count, 1), generator=generator)
-            centre_x = torch.randint(width, (count, 1), generator=generator)
-            hit_rows = _within(torch.arange(height), centre_y, self.cutout)
-            hit_columns = _within(torch.arange(width), centre_x, self.cutout)
-            hole = (hit_rows[:, :, None] & hit_columns[:, None, :]).unsqueeze(3).to(images.device)
-            images = images.masked_fill(hole, 128)
+            hit_rows = _within(torch.arange(height, device=device), centres[0], self.cutout)
+            hit_columns = _within(torch.arange(width, device=device), centres[1], self.cutout)
+            images = images.masked_fill((hit_rows[:, :, None] & hit_columns[:, None, :]).unsqueeze(3), 128)
         return images
+
+    def _draws(self, count: int, height: int, width: int, generator: torch.Generator) -> list[torch.Tensor]:
+        """Shifts int64 [2, B, 1], flips bool [B, 1], factors [3, B] and centres int64 [2, B, 1]; empty where they are off."""
+        shifts = flips = factors = centres = torch.empty(0)
+        if self.crop_padding:
+            shifts = torch.randint(-self.crop_padding, self.crop_padding + 1, (2, count, 1), generator=generator)
+        if self.flip:
+            flips = torch.rand(count, 1, generator=generator) < 0.5
+        if self.photometric:
+            factors = 1 + self.photometric * (2 * torch.rand(3, count, generator=generator) - 1)
+        if self.cutout:
+            centres = torch.stack([torch.randint(side, (count, 1), generator=generator) for side in (height, width)])
+        return [shifts, flips, factors, centres]
+
+
+def _on(device: torch.device, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Small tensors of the CPU on the batch's device, all in one copy that the CPU does not wait for.
+
+    They travel as float32, which holds whole numbers up to 2 ** 24.
+    """
+    if device.type == "cpu":
+        return list(parts)
+    packed = torch.cat([part.reshape(-1).float() for part in parts])
+    packed = (packed.pin_memory() if device.type == "cuda" else packed).to(device, non_blocking=True)
+    pieces = packed.split([part.numel() for part in parts])
+    return [piece.view(part.shape).to(part.dtype) for piece, part in zip(pieces, parts, strict=True)]
 
 
 def _boxes(count: int, height: int, width: int, scale: float, generator: torch.Generator) -> torch.Tensor:
@@ -110,21 +134,29 @@ def resized_crops(images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
         uint8 [B, H, W, 3].
     """
     top, left, height, width = boxes.double()[:, :, None].unbind(1)
-    rows = _stretched(images, top, height)
-    return _stretched(rows.transpose(1, 2), left, width).transpose(1, 2).round().to(torch.uint8)
+    sides, spans = images.shape[1:3], ((top, height), (left, width))
+    lines = [part for side, span in zip(sides, spans, strict=True) for part in _lines(side, *span)]
+    lines = _on(images.device, lines)
+    rows = _stretched(images, *lines[:3])
+    return _stretched(rows.transpose(1, 2), *lines[3:]).transpose(1, 2).round().to(torch.uint8)
 
 
-def _stretched(images: torch.Tensor, start: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-    """Interpolate the lines [start, start + size) of each image [B, L, M, 3] to all L lines: float32 [B, L, M, 3]."""
-    lines, device = images.shape[1], images.device
+def _lines(count: int, start: torch.Tensor, size: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For each of `count` lines of an image, the two lines within [start, start + size) that it lies between, int64 [B, L].
+
+    The third tensor, float32 [B, L], is how far it lies from the first one, in [0, 1].
+    """
     # Line i covers [i, i + 1]: centres are mapped to centres, and lines outside the box are not used.
-    place = torch.minimum(((torch.arange(lines) + 0.5) * size / lines - 0.5).clamp(min=0), size - 1) + start
+    place = torch.minimum(((torch.arange(count) + 0.5) * size / count - 0.5).clamp(min=0), size - 1) + start
     before = place.floor()
     after = torch.minimum(before + 1, start + size - 1)
-    weight = (place - before).float()[:, :, None, None].to(device)
-    batch = torch.arange(len(images), device=device)[:, None]
-    first, second = (images[batch, index.long().to(device)].float() for index in (before, after))
-    return torch.lerp(first, second, weight)
+    return before.long(), after.long(), (place - before).float()
+
+
+def _stretched(images: torch.Tensor, before: torch.Tensor, after: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Interpolate between lines `before` and `after` [B, L] of each image [B, L, M, 3]: float32 [B, L, M, 3]."""
+    batch = torch.arange(len(images), device=images.device)[:, None]
+    return torch.lerp(images[batch, before].float(), images[batch, after].float(), weight[:, :, None, None])
 
 
 def adjust(images: torch.Tensor, brightness: torch.Tensor, contrast: torch.Tensor, saturation: torch.Tensor) -> torch.Tensor:
@@ -132,15 +164,15 @@ def adjust(images: torch.Tensor, brightness: torch.Tensor, contrast: torch.Tenso
 
     Args:
         images: uint8 [B, H, W, 3].
-        brightness: float32 [B], on the CPU: pixels are multiplied by it.
-        contrast: float32 [B], on the CPU: 0 gives the mean grey of the image, values above 1 increase the distance from it.
-        saturation: float32 [B], on the CPU: 0 gives the grey of each pixel, values above 1 increase the distance from it.
+        brightness: float32 [B]: pixels are multiplied by it.
+        contrast: float32 [B]: 0 gives the mean grey of the image, values above 1 increase the distance from it.
+        saturation: float32 [B]: 0 gives the grey of each pixel, values above 1 increase the distance from it.
 
     Returns:
         uint8 [B, H, W, 3].
     """
-    weights = torch.tensor(GREY, device=images.device)
-    factors = [factor.view(-1, 1, 1, 1).to(images.device) for factor in (brightness, contrast, saturation)]
+    weights = _constant(GREY, images.device)
+    factors = [factor.view(-1, 1, 1, 1) for factor in (brightness, contrast, saturation)]
     pixels = (images.float() * factors[0]).clamp_(0, 255)
     grey = (pixels * weights).sum(3, keepdim=True)
     pixels = torch.lerp(grey.mean((1, 2), keepdim=True), pixels, factors[1]).clamp_(0, 255)
@@ -165,6 +197,15 @@ def _within(positions: torch.Tensor, centres: torch.Tensor, side: int) -> torch.
 
 def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """Convert uint8 [B, H, W, 3] to float32 [B, 3, H, W] (channels_last in memory), (value / 255 - mean) / std."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device)
-    return torch.addcmul(shift, images.float(), scale).permute(0, 3, 1, 2)
+    width, device = images.shape[2], images.device
+    # Whole rows at a time: three values would be looked up for each pixel, which takes twice as long.
+    scale = _constant(tuple(1 / (255 * s) for s in std), device, width)
+    shift = _constant(tuple(-m / s for m, s in zip(mean, std, strict=True)), device, width)
+    return torch.addcmul(shift, images.flatten(2).float(), scale).view(images.shape).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=256)  # of multiscale and native sizes, a few for each width
+def _constant(values: tuple[float, ...], device: torch.device, times: int = 1) -> torch.Tensor:
+    """Numbers, so many times one after another, on a device: copied there once, and not in each step."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).repeat(times)

@@ -2,7 +2,8 @@
 
 `sizes.py` plans the images and the size of each step from (seed, epoch, rank) only. So the plan is the same for every neck and
 after a resume, and ranks that train together need no communication for it. The images of one size are kept in memory as one
-uint8 tensor, and a batch is one gather from it, without work per image (unless the split is mapped from a file).
+uint8 tensor, and a batch is one gather from it, without work per image (unless the split is too large for memory). On a GPU
+that tensor lies on the device, where it fits.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,10 @@ from necklace.data.sizes import Fixed, Native, Sizes, Step
 from necklace.data.splits import Splits
 from necklace.seeding import torch_generator
 
+CPU = torch.device("cpu")
+# A split lies on the GPU if it takes at most this share of the memory that is free there when its first batch is made.
+DEVICE_SHARE = 0.25
+
 
 class Batch(NamedTuple):
     """One step's images on this rank.
@@ -26,15 +31,15 @@ class Batch(NamedTuple):
         images: uint8 [B, H, W, 3] from the loader; float32 [B, 3, H, W] once on the device and normalised.
         labels: int64 [B], or int8 [B, K] (1 present, 0 absent, -1 ignored).
         indices: int64 [B], the images' positions in their split.
-        total: int64 [], images of this step over all ranks.
-        step: int64 [3], epoch, step and rank: the position of this batch in the augmentation's random stream.
+        total: Images of this step over all ranks; a number of the host, so that nothing waits for the device to read it.
+        step: Epoch, step and rank: the position of this batch in the augmentation's random stream.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     indices: torch.Tensor
-    total: torch.Tensor
-    step: torch.Tensor
+    total: int
+    step: tuple[int, int, int]
 
 
 class SizedImages:
@@ -51,9 +56,16 @@ class SizedImages:
     def __init__(self, images: ImageSet, own_size: torch.Tensor | None) -> None:
         self.images, self.own_size = images, own_size
         self._made: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._moved: dict[tuple[torch.device, tuple[int, int]], torch.Tensor] = {}
 
-    def gather(self, indices: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Return the images at `indices` [B], resized to `size`: uint8 [B, height, width, 3]."""
+    def gather(self, indices: torch.Tensor, size: tuple[int, int], device: torch.device = CPU) -> torch.Tensor:
+        """Return the images at `indices` [B], resized to `size`: uint8 [B, height, width, 3].
+
+        Args:
+            indices: On the CPU.
+            size: Height and width in pixels.
+            device: Where the batch is wanted. The result lies there if the split fits, see `DEVICE_SHARE`, else on the CPU.
+        """
         if self.images.starts is not None:
             return self.images.select(indices).resized(*size)
         if size not in self._made:
@@ -65,7 +77,19 @@ class SizedImages:
                 place[members] = torch.arange(len(members))
                 self._made[size] = self.images.select(members).resized(*size), place
         made, place = self._made[size]
-        return made[place[indices]]
+        held, wanted = self._on(device, size, made), place[indices]
+        if held.device.type == "cuda":
+            wanted = wanted.pin_memory().to(device, non_blocking=True)
+        return held.flatten(1).index_select(0, wanted).view(-1, *size, 3)  # an image is a row: copied in one piece
+
+    def _on(self, device: torch.device, size: tuple[int, int], made: torch.Tensor) -> torch.Tensor:
+        """The images on a GPU, copied there once if there is room; else where they are."""
+        if device.type != "cuda":
+            return made
+        if (device, size) not in self._moved:
+            room = DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
+            self._moved[device, size] = made.to(device) if made.numel() <= room else made
+        return self._moved[device, size]
 
 
 class Batches:
@@ -76,12 +100,18 @@ class Batches:
         images: The split's images.
         labels: [N] or [N, K].
         rank: This process among those that share the plan.
+        device: Where the images are wanted.
     """
 
     def __init__(
-        self, plan: Callable[[], tuple[int, list[Step]]], images: SizedImages, labels: torch.Tensor, rank: int
+        self,
+        plan: Callable[[], tuple[int, list[Step]]],
+        images: SizedImages,
+        labels: torch.Tensor,
+        rank: int,
+        device: torch.device = CPU,
     ) -> None:
-        self.plan, self.images, self.labels, self.rank = plan, images, labels, rank
+        self.plan, self.images, self.labels, self.rank, self.device = plan, images, labels, rank, device
 
     def __len__(self) -> int:
         return len(self.plan()[1])
@@ -90,11 +120,11 @@ class Batches:
         epoch, steps = self.plan()
         for number, step in enumerate(steps):
             yield Batch(
-                self.images.gather(step.indices, step.size),
+                self.images.gather(step.indices, step.size, self.device),
                 self.labels[step.indices],
                 step.indices,
-                torch.tensor(step.total),
-                torch.tensor([epoch, number, self.rank]),
+                step.total,
+                (epoch, number, self.rank),
             )
 
 
@@ -161,7 +191,8 @@ class DataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> Batches:
         """Return the training batches; each pass uses the trainer's current epoch."""
-        return Batches(self._train_plan, self._sized["train"], self.splits["train"].labels, self._ranks()[0])
+        train, labels = self._sized["train"], self.splits["train"].labels
+        return Batches(self._train_plan, train, labels, self._ranks()[0], self._device())
 
     def val_dataloader(self) -> Batches:
         """Return all val images, each once over all ranks."""
@@ -188,7 +219,7 @@ class DataModule(pl.LightningDataModule):
         if not steps:
             raise ValueError(f"the {name} split of {len(images)} images has no image for rank {rank} of {world_size}")
         sized = self._sized[name] if size is None else SizedImages(images, None)
-        return Batches(lambda: (0, steps), sized, images.labels, rank)
+        return Batches(lambda: (0, steps), sized, images.labels, rank, self._device())
 
     def sample(self, count: int) -> Iterator[torch.Tensor]:
         """Yield at most `count` training images, spread evenly over the split: float32 [B, 3, H, W], not augmented."""
@@ -204,6 +235,9 @@ class DataModule(pl.LightningDataModule):
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer else CPU
 
     def _train_plan(self) -> tuple[int, list[Step]]:
         # The trainer's own epoch, as Lightning calls set_epoch only on samplers, not on a loader of whole batches.
@@ -223,7 +257,7 @@ class DataModule(pl.LightningDataModule):
         """Augment, if asked to, and normalise a batch of the loader for the model."""
         images = batch.images
         if augment:
-            images = self.augment(images, torch_generator(self.seed, "augment", *batch.step.tolist()))
+            images = self.augment(images, torch_generator(self.seed, "augment", *batch.step))
         return batch._replace(images=normalise(images, self.mean, self.std))
 
 

@@ -42,7 +42,7 @@ class Folder:
         root: str | Path,
         on_corrupt: Literal["stop", "skip"] = "stop",
         memory_gib: float = 4,
-        cache: str | Path = "outputs/cache",
+        cache: str | Path | None = None,
         max_pixels: int = MAX_PIXELS,
         links: Literal["inside", "follow"] = "inside",
         val_fraction: float = 0.1,
@@ -53,8 +53,8 @@ class Folder:
         Args:
             root: The folder that holds `train/`, or the class folders.
             on_corrupt: For a file that is not a readable image: `stop` with an error, or `skip` it and list it in `skipped`.
-            memory_gib: A split whose pixels need more than this is kept in a file, not in memory.
-            cache: Folder for these files.
+            memory_gib: Batches of a split whose pixels need more than this are made from a file, not from memory.
+            cache: Folder for files of decoded images, see `cache.py`; None: each process decodes them into memory.
             max_pixels: An image of more pixels is a file that cannot be used.
             links: Which links are followed: those that stay `inside` the root, or all of them (`follow`).
             val_fraction: Without train/: share of each class that becomes val, of what test leaves.
@@ -186,7 +186,7 @@ class Folder:
         """Yield all files below a folder; `chain` are the folders above it, to detect a link back to one of them."""
         for entry in entries(folder):
             name = f"{prefix}/{entry.name}"
-            path = os.path.join(folder, entry.name)
+            path = entry.path
             if entry.is_symlink():
                 try:
                     target = Path(path).resolve(strict=True)
@@ -204,7 +204,7 @@ class Folder:
                 yield from self._walk(Path(path), name, (*chain, Path(path)))
             elif not entry.is_file():
                 yield File(path, name, "not a regular file")
-            elif os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:
+            elif "".join(entry.name.rpartition(".")[1:]).lower() not in EXTENSIONS:
                 yield File(path, name, why_odd_name(path))
             else:
                 yield File(path, name, max_pixels=self._max_pixels)

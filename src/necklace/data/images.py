@@ -177,7 +177,7 @@ class ImageSet:
         if self.starts is not None:
             pixels, starts = self.pixels, self.starts[chosen]
         elif self.common_shape is not None:
-            pixels = self.pixels.view(len(self), -1)[chosen].reshape(-1)
+            pixels = self.pixels.view(len(self), -1).index_select(0, chosen).view(-1)  # in one piece for each image
         else:
             parts = [self.image(index).reshape(-1) for index in chosen.tolist()]
             pixels = torch.cat(parts or [self.pixels[:0]])

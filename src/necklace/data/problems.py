@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from necklace.data.files import File, decode_files, decoded_sizes, readable
+from necklace.data.files import File, decode_files, readable
 from necklace.data.images import SPLIT_NAMES, SplitName
 from necklace.data.reasons import counted
 
@@ -58,7 +58,7 @@ class Problems:
         if self.on_corrupt != "stop" or not any(self._found.values()):
             return
         for split, files in (unread or {}).items():
-            for file, result in zip(files, decode_files(list(files), decoded_sizes(list(files))), strict=True):
+            for file, result in zip(files, decode_files(list(files)), strict=True):
                 if isinstance(result, str):
                     self.add(split, file.name, result)
         found = self.skipped(SPLIT_NAMES)

@@ -51,7 +51,7 @@ class Voc:
         download: bool = False,
         on_corrupt: Literal["stop", "skip"] = "stop",
         memory_gib: float = 4,
-        cache: str | Path = "outputs/cache",
+        cache: str | Path | None = None,
         background: Literal["stop", "allow"] = "stop",
         test_fraction: float | None = None,
         max_pixels: int = MAX_PIXELS,
@@ -64,8 +64,8 @@ class Voc:
             year: The year of an official VOC set, or None.
             download: Whether to let torchvision download that year.
             on_corrupt: For files that cannot be used: `stop` with an error, or `skip` them and list them in `skipped`.
-            memory_gib: A split whose pixels need more than this is kept in a file, not in memory.
-            cache: Folder for these files.
+            memory_gib: Batches of a split whose pixels need more than this are made from a file, not from memory.
+            cache: Folder for files of decoded images, see `cache.py`; None: each process decodes them into memory.
             background: For an image without annotation: `stop` as at a file that cannot be used, or `allow` it to show nothing.
             test_fraction: Share of the images that is split off as test where neither lists nor folders say which split
                 they belong to; None for `TEST_FRACTION`.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from necklace.data.files import File, decode_files, decoded_sizes, readable
+from necklace.data.files import File, decode_files, readable
 from necklace.data.formats import EXTENSIONS
 from necklace.inference.loaded import LoadedRun
 
@@ -99,7 +99,7 @@ def predicted(run: LoadedRun, places: Sequence[str]) -> Predictions:
         given, endings = " ".join(map(readable, places)), ", ".join(sorted(EXTENSIONS))
         raise ValueError(f"{given}: no image there; in a folder, an image's name ends in {endings}")
     files = [File(name, name, max_pixels=run.preprocessing.max_pixels) for name in names]
-    probabilities, problems = run.probabilities(decode_files(files, decoded_sizes(files)))
+    probabilities, problems = run.probabilities(decode_files(files))
     shown = [readable(name) for name in names]
     good = [number for number in range(len(shown)) if number not in problems]
     return Predictions(

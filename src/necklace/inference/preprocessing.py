@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from necklace.data.augment import normalise
-from necklace.data.files import MAX_PIXELS, File, decode_files, decoded_sizes, pixels_of, readable
+from necklace.data.files import MAX_PIXELS, File, decode_files, pixels_of, readable
 from necklace.data.images import ImageSet
 from necklace.data.sizes import Native, Sizes
 
@@ -87,7 +87,7 @@ def decoded(images: Sequence[Input], max_pixels: int = MAX_PIXELS) -> Iterator[T
             yield from decoded([image], max_pixels) if isinstance(image, str | Path) else [_given_pixels(image)]
         return
     files = [File(str(image), str(image), max_pixels=max_pixels) for image in images]
-    for file, found in zip(files, decode_files(files, decoded_sizes(files)), strict=True):
+    for file, found in zip(files, decode_files(files), strict=True):
         if isinstance(found, str):
             if not Path(file.path).exists():
                 raise FileNotFoundError(f"{readable(file.name)}: there is no such file")

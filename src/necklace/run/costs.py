@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from rich.table import Table
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from necklace.model import Model
@@ -42,14 +43,26 @@ def measure_cost(model: Model, image_size: tuple[int, int]) -> dict[str, Cost]:
     costs = {}
     model.eval()
     for name in PARTS:
-        part = getattr(model, name)
-        counter = FlopCounterMode(display=False)
-        with torch.no_grad(), counter:
-            x = part(x)
-        params = sum(parameter.numel() for parameter in part.parameters())
-        costs[name] = Cost(params, counter.get_total_flops() // 2, tuple(x.shape[1:]))
+        costs[name], x = part_cost(getattr(model, name), x)
     model.train(was_training)
     return costs
+
+
+def part_cost(part: nn.Module, x: torch.Tensor) -> tuple[Cost, torch.Tensor]:
+    """Count one part.
+
+    Args:
+        part: In evaluation mode.
+        x: Its input for one image, with a batch axis.
+
+    Returns:
+        Its cost and its output.
+    """
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        x = part(x)
+    params = sum(parameter.numel() for parameter in part.parameters())
+    return Cost(params, counter.get_total_flops() // 2, tuple(x.shape[1:])), x
 
 
 def cost_table(costs: dict[str, Cost], image_size: tuple[int, int]) -> Table:

@@ -21,7 +21,7 @@ from necklace.model import weights_hash
 from necklace.run.bar import Bar
 from necklace.run.checkpoints import WholeCheckpointIO, checkpoints
 from necklace.run.checks import check_parts
-from necklace.run.conditions import device_name, is_single, precision_note
+from necklace.run.conditions import device_name, hide_absent_gpus, is_single, precision_note
 from necklace.run.costs import Cost, cost_table, measure_cost
 from necklace.run.history import History
 from necklace.tasks import Task, correctness
@@ -135,6 +135,7 @@ def trainer_of(spec: "RunSpec", root: Path, callbacks: list[Any], loggers: Any) 
         callbacks: All of the run's.
         loggers: Lightning's loggers, or False for none.
     """
+    hide_absent_gpus()
     # Filling every fresh tensor with NaN, which comes with deterministic algorithms, costs a quarter of the time on a CPU.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     options = spec.resolved["trainer"]

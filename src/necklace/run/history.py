@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
@@ -33,7 +32,7 @@ class History(Checkpoint):
         self.extras: list[dict[str, float]] = []  # for each row, what a logger was given beside it
         self.resumed = 0
         self._started = 0.0
-        self._images = torch.zeros((), dtype=torch.int64)
+        self._images = 0
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""
@@ -62,13 +61,13 @@ class History(Checkpoint):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the epoch's clock and its count of images."""
         self._started = time.perf_counter()
-        self._images = torch.zeros((), dtype=torch.int64, device=pl_module.device)
+        self._images = 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Count the step's images, those of all ranks."""
-        self._images += batch.total  # a tensor: a GPU is not waited for
+        self._images += batch.total
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Give loggers the epoch with its val metrics; by themselves they would count from 0."""
@@ -85,7 +84,7 @@ class History(Checkpoint):
             "epoch": epoch,
             "step": trainer.global_step,
             **metrics,
-            "images": int(self._images),
+            "images": self._images,
             "seconds": seconds,
         }
         self.rows.append(row)

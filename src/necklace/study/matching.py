@@ -1,14 +1,14 @@
 """Controls: the width at which a row's neck is as large as another row's."""
 
+from functools import cache
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from torch import nn
 
 from necklace.build import built
-from necklace.model import Model
-from necklace.run.costs import measure_cost
+from necklace.run.costs import part_cost
 from necklace.study.study_file import MATCH_WITHIN
 
 
@@ -25,14 +25,17 @@ def matched_width(own: dict[str, Any], target: dict[str, Any], what: str, name: 
         ValueError: The neck has no width, or none comes near enough.
     """
     model, size = built(target)
-    wanted = getattr(measure_cost(model, size)["neck"], what)
+    # The backbone is the same in all rows, which the table checks, and is run once; only necks are counted.
+    backbone = model.backbone.eval()
+    _, features = part_cost(backbone, torch.zeros(1, 3, *size))
+    wanted = getattr(part_cost(model.neck.eval(), features)[0], what)
     if "width" not in own["neck"]:
         raise ValueError(f"row '{name}': only a neck with an option neck.width can be matched, such as conv")
-    backbone = model.backbone  # the same in all rows, which the table checks
 
+    @cache
     def count(width: int) -> int:
         neck = instantiate(OmegaConf.create(own["neck"] | {"width": width}), channels=backbone.out_channels)
-        return getattr(measure_cost(Model(backbone, neck, nn.Identity()), size)["neck"], what)
+        return getattr(part_cost(neck.eval(), features)[0], what)
 
     low, high = 1, 2
     while count(high) < wanted:

@@ -1,5 +1,6 @@
 """The base class of all tasks: a LightningModule with loss, metrics and optimizer. It knows no config and no files."""
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,10 +11,13 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric
 
 from necklace.data.datamodule import Batch
-from necklace.seeding import stream_seed
+from necklace.seeding import seed_device, stream_seed
+from necklace.tasks.mean_loss import MeanLoss
+
+# Steps from one look at their losses to the next: to look at a loss waits for the device.
+LOOK = 50
 
 
 class Task(pl.LightningModule):
@@ -45,10 +49,21 @@ class Task(pl.LightningModule):
         super().__init__()
         self.model = model
         self.make_optimizer, self.make_schedule, self.seed = optimizer, schedule, seed
-        self.epoch_loss, self.val_loss, self.test_loss = MeanMetric(), MeanMetric(), MeanMetric()
+        self.epoch_loss, self.val_loss, self.test_loss = MeanLoss(), MeanLoss(), MeanLoss()
+        self._recent = torch.zeros(LOOK)  # losses of the latest steps
+        self._seen: list[int] = []  # numbers of these steps
+        self._loss_sum = torch.zeros(())  # of the epoch's images on this rank
+        self._images = 0
         self.test_correct: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.step_lr = 0.0
         self.predicted: dict[str, list[int]] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; the name of the hook that runs, which Lightning sets 47 times a step, without a search."""
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> NoReturn:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -94,7 +109,7 @@ class Task(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by epoch and batch, so that a resumed run makes the same draws as an uninterrupted one."""
-        torch.manual_seed(stream_seed(self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank))
+        seed_device(self.device, stream_seed(self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Loss of one step: the mean over the images of all ranks.
@@ -103,17 +118,42 @@ class Task(pl.LightningModule):
         would give more weight to the images of a rank that has fewer of them.
 
         Raises:
-            FloatingPointError: The loss is NaN or infinite.
+            FloatingPointError: The loss of this step, or of one of the `LOOK` before it, is NaN or infinite.
         """
         losses = self.losses(self(batch.images), batch.labels, training=True)
-        loss = losses.sum() * (self.trainer.world_size / batch.total)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the training loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch + 1}); "
-                "a lower optimizer.lr or trainer.gradient_clip_val=1 may help"
-            )
-        self.epoch_loss.update(losses.detach().mean(), len(losses))
+        total = losses.sum()
+        loss = total * (self.trainer.world_size / batch.total)
+        self._remember(loss.detach(), total.detach(), len(losses))
         return loss
+
+    def _remember(self, loss: torch.Tensor, total: torch.Tensor, images: int) -> None:
+        """Keep a step's loss on the device, to be looked at later."""
+        if self._recent.device != loss.device:
+            self._recent, self._loss_sum = self._recent.to(loss.device), self._loss_sum.to(loss.device)
+        self._recent[len(self._seen)] = loss
+        self._seen.append(self.global_step)
+        self._loss_sum, self._images = self._loss_sum + total, self._images + images
+        if len(self._seen) == LOOK:
+            self._check_losses()
+
+    def _check_losses(self) -> None:
+        """Look at the losses that were not looked at yet.
+
+        Raises:
+            FloatingPointError: One is NaN or infinite; it names the first such step.
+        """
+        losses, steps = self._recent[: len(self._seen)].tolist(), self._seen
+        self._seen = []
+        for loss, step in zip(losses, steps, strict=True):
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the training loss is {loss} at step {step} (epoch {self.current_epoch + 1}); "
+                    "a lower optimizer.lr or trainer.gradient_clip_val=1 may help"
+                )
+
+    def on_validation_start(self) -> None:
+        """Look at the losses of the epoch's last steps before val is evaluated, and anything is saved."""
+        self._check_losses()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Keep the learning rate that the step takes: after it, the schedule has already set the next one."""
@@ -121,11 +161,14 @@ class Task(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the mean loss of the epoch and the learning rate of its last step."""
-        self.log("train/loss", self.epoch_loss.compute())
+        self._check_losses()
+        self.epoch_loss.update(self._loss_sum / self._images, self._images)
+        self._loss_sum, self._images = torch.zeros_like(self._loss_sum), 0
+        self.log("train/loss", self.epoch_loss.compute())  # over all ranks
         self.epoch_loss.reset()
         self.log("lr", self.step_lr)
 
-    def _evaluate(self, batch: Batch, stage: str, mean_loss: MeanMetric) -> torch.Tensor:
+    def _evaluate(self, batch: Batch, stage: str, mean_loss: MeanLoss) -> torch.Tensor:
         logits = self(batch.images)
         losses = self.losses(logits, batch.labels, training=False)
         mean_loss.update(losses.mean(), len(losses))

@@ -1,0 +1,82 @@
+"""CPU seconds of what a user waits for beside training: an answer, the first step, the end of the process."""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from necklace.cli.bench_report import Benchmark
+
+# What is asked, with the command line after `necklace`.
+ANSWERS: dict[str, tuple[str, ...]] = {
+    "train --help": ("train", "--help"),
+    "ablate --help": ("ablate", "--help"),
+    "a misspelt option": ("train", "nekc=focal"),
+    "a choice that is not there": ("train", "neck=focl"),
+    "a config that lacks a value": ("train", "data=folder"),
+    "a value of the wrong kind": ("train", "epochs=ten"),
+    "a study that is not there": ("ablate", "no_such_study"),
+}
+# Runs a command as `necklace` does; says how much CPU time it has taken at the first step of an optimizer, and at its end.
+CHILD = """
+import sys, time
+
+def say(what):
+    print(f"{what} {time.process_time()}", file=sys.stderr, flush=True)
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "pytorch_lightning.trainer":
+            sys.meta_path.remove(self)
+            from torch.optim.optimizer import register_optimizer_step_post_hook
+            def first(*_):
+                handle.remove()
+                say("FIRST")
+            handle = register_optimizer_step_post_hook(first)
+
+sys.meta_path.insert(0, Watch())
+from necklace.cli.main import main
+try:
+    main()
+finally:
+    say("END")
+"""
+
+
+def start(rounds: int, console: Console) -> None:
+    """Measure cold processes, in turn.
+
+    Args:
+        rounds: Processes of each kind; the table shows medians.
+        console: Where to print the table.
+    """
+    benchmark = Benchmark("start", console)
+    seconds: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for number in range(rounds):
+            for name, command in ANSWERS.items():
+                seconds.setdefault(name, []).append(_process(command, scratch)["ALL"])
+            at = _process(("train", "epochs=1", f"seed={number}", "+trainer.limit_train_batches=2"), scratch)
+            seconds.setdefault("first step of the default run", []).append(at["FIRST"])
+            seconds.setdefault("end of its process", []).append(at["ALL"] - at["END"])
+    rows = [[name, f"{statistics.median(some):.2f}", f"{min(some):.2f}"] for name, some in seconds.items()]
+    benchmark.write(f"CPU seconds of a cold process, of {rounds} each", ("what", "median s", "least s"), rows)
+
+
+def _process(command: Sequence[str], folder: str) -> dict[str, float]:
+    """CPU seconds of a process at its first step and at its end, where it has them, and of all of it."""
+    environment = os.environ | {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+    with (Path(folder) / "errors").open("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", CHILD, *command], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=errors
+        )
+        _, _, used = os.wait4(process.pid, 0)
+        process.returncode = 0  # it is waited for already
+        errors.seek(0)
+        said = [line.split() for line in errors if line.startswith(("FIRST ", "END "))]
+    return {what: float(at) for what, at in said} | {"ALL": used.ru_utime + used.ru_stime}

@@ -7,6 +7,8 @@ from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import Precision
+from pytorch_lightning.utilities import GradClipAlgorithmType
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim import Optimizer
@@ -187,6 +189,22 @@ class Task(pl.LightningModule):
         """Update the test metrics and keep the correctness of each image."""
         correct = self._evaluate(batch, "test", self.test_loss)
         self.test_correct.append((batch.indices.cpu(), correct.cpu()))
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip as Lightning does, also for a fused optimizer in bf16.
+
+        Lightning refuses a fused optimizer in every mixed precision, since with a scaler the gradients are still scaled here;
+        bf16 has no scaler.
+        """
+        plugin: Any = self.trainer.precision_plugin
+        if self.trainer.precision == "bf16-mixed":
+            Precision.clip_gradients(
+                plugin, optimizer, gradient_clip_val or 0.0, GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            )
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build optimizer and schedule; biases, norms and LayerScale (parameters with one axis) get no weight decay."""

@@ -39,6 +39,14 @@ SMALL = [
 ]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a GPU are skipped where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="there is no NVIDIA GPU that torch can use"))
+
+
 @contextmanager
 def initialised() -> Iterator[None]:
     """Hydra with the project's configs, whether a test has initialised it or not."""

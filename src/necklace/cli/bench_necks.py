@@ -18,10 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from necklace.allocator import keep_freed_memory
 from necklace.cli.bench_necks_files import Header, Row, write_files
 from necklace.cli.bench_timing import Times, Work, best_rates, interleaved, load
-from necklace.necks import SPP, SPPF, ConvNeck, FocalBlock, FocalModulation
+from necklace.necks import SPP, SPPF, ConvNeck, FocalBlock, FocalModulation, focal_triton
 from necklace.necks.depthwise import DepthwiseConv
 
 LAST = torch.channels_last
+TRITON = "ours, Triton"  # a way on a GPU only
 Way = tuple[Callable[[int], nn.Module], torch.memory_format]
 """What builds a neck from its number of channels, and the layout of the maps that it gets."""
 
@@ -44,6 +45,15 @@ class ChainedSPPF(SPPF):
         for _ in range(3):
             found.append(F.max_pool2d(found[-1], self.kernel_size, 1, self.kernel_size // 2))
         return self.cv2(torch.cat(found, dim=1))
+
+
+class TritonModulation(FocalModulation):
+    """Focal modulation with its levels in Triton kernels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Modulate the map [B, C, h, w]."""
+        with focal_triton.switched_on():
+            return super().forward(x)
 
 
 def plain(neck: nn.Module) -> nn.Module:
@@ -70,6 +80,7 @@ def _focal(levels: int, window: int) -> dict[str, Way]:
         "timm, contiguous": (theirs, torch.contiguous_format),
         "plain": (lambda channels: plain(ours(channels)), LAST),
         "ours": (ours, LAST),
+        TRITON: (lambda channels: TritonModulation(channels, focal_level=levels, focal_window=window), LAST),
         "ours, recompute": (lambda channels: ours(channels, recompute=True), LAST),
     }
 
@@ -134,6 +145,8 @@ def _family(
     """The rows of a neck's ways, in both directions."""
     rows, built = [], {}
     for way, (build, layout) in FAMILIES[family].items():
+        if way == TRITON and (device.type != "cuda" or focal_triton.missing()):
+            continue
         torch.manual_seed(0)
         x, grad = (torch.randn(size, device=device).contiguous(memory_format=layout) for _ in range(2))
         built[way] = build(size[1]).to(device), x.requires_grad_(), grad

@@ -163,7 +163,8 @@ def _compared_fields(record: Record) -> Iterator[tuple[str, str]]:
     for field in ("steps", "world_size", "pretrained"):
         yield field, json.dumps(getattr(record, field))
     yield from _flat(record.versions, "versions")
-    yield from _flat(record.device, "device")
+    # How many seeds were trained together moves results by rounding only; a note says it.
+    yield from _flat({name: value for name, value in record.device.items() if name != "seeds_at_once"}, "device")
     yield "trainer.deterministic", json.dumps(record.config["trainer"].get("deterministic"))
 
 

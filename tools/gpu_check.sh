@@ -46,8 +46,12 @@ study() { (cd "$SCRATCH" && python3 -m necklace.cli.main ablate gpu_fast hydra.l
 export -f study
 export SCRATCH
 
-step tests 100 python3 -m pytest -q -p no:cacheprovider -m gpu tests
+step tests 100 python3 -m pytest -q -p no:cacheprovider -m gpu tests/test_on_gpu.py tests/test_necks_focal_triton.py
 step necks 80 python3 -m necklace.cli.main bench necks --device cuda --out "$OUT"
+for seeds in 1 5; do
+  step "together-$seeds" 60 python3 -m necklace.cli.main train +recipe=cifar10_fast data.root="$DATA" trainer.accelerator=gpu \
+    logger=none epochs=3 seeds_at_once=$seeds outputs="$SCRATCH/together-$seeds"
+done
 step study 270 bash -c study
 cp "$SCRATCH"/experiments/gpu_fast/{table.md,runs.csv} "$OUT"/ 2>/dev/null
 
@@ -67,6 +71,10 @@ found = {
     "steps": {name: {"exit": int(code), "seconds": int(s)} for name, code, s in map(str.split, steps.read_text().splitlines())},
 }
 lines = (out / "tests.log").read_text().splitlines()
+found["seconds of an epoch, by seeds_at_once"] = {
+    path.name.rpartition("-")[2]: [float(list(csv.DictReader(h.open()))[-1]["seconds"]) for h in path.glob("runs/*/history.csv")]
+    for path in sorted(steps.parent.glob("together-*"))
+}
 found["tests"] = lines[-1] if lines else ""
 if (out / "runs.csv").exists():
     runs = [row for row in csv.DictReader((out / "runs.csv").open()) if row["state"] == "done"]
@@ -74,7 +82,7 @@ if (out / "runs.csv").exists():
     found["study"] = {
         "runs": len(runs),
         "wall_seconds": found["steps"]["study"]["seconds"],
-        "fit_seconds_a_run": statistics.median(float(row["fit_seconds"]) for row in runs),
+        "fit_seconds_a_run": statistics.median(float(row["fit_seconds"]) for row in runs) if runs else None,
         "test/acc": {row: [statistics.mean(values), statistics.stdev(values)] for row, values in by_row.items() if len(values) > 1},
     }
 (out / "gpu_check.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -22,10 +22,11 @@ if [ -n "$WHEELS" ]; then
 fi
 [ -d "$DATA" ] || { mkdir "$SCRATCH/data" && tar xf "$DATA" -C "$SCRATCH/data" && DATA=$SCRATCH/data; } || exit 1
 
-# step NAME SECONDS COMMAND...: run a command, note how it ended; a step that fails does not end the check.
+# step NAME SECONDS COMMAND...: run a command, note how it ended; a step that fails does not end the check, and all end in time.
 step() {
-  local name=$1 limit=$2 began=$(date +%s) code
+  local name=$1 limit=$2 began=$(date +%s) code left=$((STARTED + ${BUDGET:-480} - 10 - $(date +%s)))
   shift 2
+  [ "$left" -lt "$limit" ] && limit=$((left > 1 ? left : 1))
   timeout "$limit" "$@" >"$OUT/$name.log" 2>&1
   code=$?
   echo "$name $code $(($(date +%s) - began))" >>"$SCRATCH/steps"
@@ -46,13 +47,13 @@ study() { (cd "$SCRATCH" && python3 -m necklace.cli.main ablate gpu_fast hydra.l
 export -f study
 export SCRATCH
 
-step tests 100 python3 -m pytest -q -p no:cacheprovider -m gpu tests/test_on_gpu.py tests/test_necks_focal_triton.py
-step necks 80 python3 -m necklace.cli.main bench necks --device cuda --out "$OUT"
+step tests 100 python3 -m pytest -q -p no:cacheprovider -n 4 -m gpu tests/test_on_gpu.py tests/test_necks_focal_triton.py
+step study 220 bash -c study
 for seeds in 1 5; do
-  step "together-$seeds" 60 python3 -m necklace.cli.main train +recipe=cifar10_fast data.root="$DATA" trainer.accelerator=gpu \
+  step "together-$seeds" 40 python3 -m necklace.cli.main train +recipe=cifar10_fast data.root="$DATA" trainer.accelerator=gpu \
     logger=none epochs=3 seeds_at_once=$seeds outputs="$SCRATCH/together-$seeds"
 done
-step study 270 bash -c study
+step necks 60 python3 -m necklace.cli.main bench necks --device cuda --rounds 5 --out "$OUT"
 cp "$SCRATCH"/experiments/gpu_fast/{table.md,runs.csv} "$OUT"/ 2>/dev/null
 
 python3 - "$OUT" "$SCRATCH/steps" "$STARTED" <<'PYTHON'

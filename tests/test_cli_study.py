@@ -466,8 +466,7 @@ def test_the_parent_composes_each_row_once_reads_each_record_once_and_analyses_o
 
     count(Composer, "compose", lambda *_: "composed")
     count(ConfigLoaderImpl, "load_configuration", lambda *_: "loaded")
-    for module in (necklace.cli.study, necklace.results.analysis):
-        count(module, "analyse", lambda *_: "analysed")
+    count(necklace.results.analysis, "analyse", lambda *_: "analysed")
     for module in (necklace.record, necklace.study.store):
         count(module, "parse_record", lambda content, *_: f"read {content['name']}")
     code, output = here(folder)

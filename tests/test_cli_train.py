@@ -57,7 +57,7 @@ def test_a_multirun_leaves_a_folder_a_record_and_a_wandb_run_for_each(tmp_path: 
     assert {(r.choices["neck"], r.config["seed"]) for r in records} == {
         (neck, seed) for neck in ("none", "spp", "sppf", "focal") for seed in (0, 1)
     }
-    assert len({record.weights_hash for record in records}) >= 7  # spp and sppf may end bitwise equal
+    assert len({record.weights_hash for record in records}) == 6  # spp and sppf are one computation
     runs = sorted(tmp_path.glob("outputs/runs/*/wandb/offline-run-*/run-*.wandb"))
     assert len(runs) == 8
     assert len({run.name for run in runs}) == 8

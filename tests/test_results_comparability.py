@@ -170,6 +170,12 @@ def test_two_rows_of_equal_weights_are_refused_unless_declared() -> None:
     assert rows[0] in note
 
 
+def test_two_necks_that_compute_the_same_are_a_finding() -> None:
+    runs = with_weights_of(synthetic_runs(), "sppf", "spp")
+    notes = check_comparable(synthetic_study(runs, same=None))
+    assert notes == ["row 'spp' and row 'sppf' ended with the same weights on all 3 seeds."]
+
+
 def test_rows_that_are_only_tested_differently_may_share_their_weights() -> None:
     runs = [run for run in synthetic_runs() if run.row in ("none", "spp")]
     at_64 = ["neck=spp", "data.eval_sizes=[64]"]

@@ -8,7 +8,6 @@ import pytest
 from scipy import stats
 
 from necklace.results.analysis import analyse
-from necklace.results.comparability import check_comparable
 from necklace.study.store import StudyRun
 from tests.conftest import synthetic_record
 from tests.synthetic import ROWS, SEEDS, by_name, synthetic_run, synthetic_runs, synthetic_study, with_classes
@@ -167,14 +166,3 @@ def test_what_the_data_lacks_is_said_once_and_where_it_holds() -> None:
     ]
     before = analyse(synthetic_study())  # records without notes, as earlier versions wrote them
     assert not any("skipped" in note for note in before.notes)
-
-
-def test_runs_trained_together_are_comparable_and_a_note_says_so() -> None:
-    runs = synthetic_runs()
-    assert not [note for note in analyse(synthetic_study(runs)).notes if "at once" in note]
-    for place, company in ((0, 3), (1, 3), (2, 2)):
-        record = runs[place].record
-        runs[place] = replace(runs[place], record=replace(record, device=record.device | {"seeds_at_once": company}))
-    study = synthetic_study(runs)
-    assert not [line for line in check_comparable(study) if "device" in line]
-    assert f"3 of {len(runs)} runs were trained 2 to 3 seeds at once: a run's weights differ" in " ".join(analyse(study).notes)

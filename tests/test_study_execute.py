@@ -46,15 +46,6 @@ def test_a_run_that_cannot_begin_and_two_rows_of_one_training(tmp_path: Path) ->
     assert equal in said
 
 
-def test_a_study_with_seeds_at_once_is_refused_on_a_cpu_before_it_trains(tmp_path: Path) -> None:
-    overrides = SMALL | {"logger": "none", "trainer.accelerator": "cpu", "seeds_at_once": 2}
-    new_study(tmp_path, rows=[{"neck": ["none", "sppf"]}], baseline="none", seeds=[0, 1], overrides=overrides)
-    code, said = here(tmp_path)
-    assert code == 1
-    assert said.count("seeds_at_once=2: must be 1 on a CPU, where it was measured to be slower") == 1
-    assert not list(tmp_path.glob("outputs/**/record.json"))
-
-
 def test_options_of_a_study_are_checked_before_it_trains(tmp_path: Path) -> None:
     changes = {"baseline": "none", "seeds": [0], "overrides": SMALL | {"logger": "none"}}
     for rows, overrides, words in (

@@ -19,12 +19,12 @@ from necklace.code_version import git_state
 from necklace.diagnostics.gate_callback import COLUMNS, _drawable, log
 from necklace.record import Record
 from necklace.run.history import History
-from necklace.run.runner import RunFailed, run_together
+from necklace.run.runner import RunFailed
 from necklace.tasks import Task
 from necklace.tracking.wandb_logger import WandbRunLogger, project_name, run_tags
 from necklace.tracking.wandb_run import UPLOADING, run_files, run_number, unsynced
 from tests import wandb_files
-from tests.conftest import SMALL, spec_of
+from tests.conftest import SMALL
 from tests.test_diagnostics_gate_stats import CLASSES, LAYERS, batches, network, watched
 from tests.wandb_files import ROOT, UNREACHABLE, by_epoch, command, finished_files, read
 
@@ -237,31 +237,9 @@ def test_a_wandb_that_breaks_down_when_it_starts_does_not_stop_the_run(
     assert capsys.readouterr().out.count("W&B stopped working (ConnectionResetError: Connection lost)") == 1
 
 
-def test_a_run_is_closed_once(tmp_path: Path) -> None:
-    class Offline(Fake):
-        offline, dir, ended = True, str(tmp_path / "wandb" / "offline-run-abc" / "files"), 0
-
-        def finish(self, exit_code: int) -> None:
-            self.ended += 1
-
-    run = Offline()
-    logger = WandbRunLogger(run, tmp_path)  # pyright: ignore[reportArgumentType]
-    assert "W&B run (offline)" in (logger.close(None, None, tmp_path) or "")
+def test_close_without_an_active_run_says_nothing(tmp_path: Path) -> None:
+    logger = WandbRunLogger(Fake(), tmp_path)  # pyright: ignore[reportArgumentType]
     assert logger.close(None, None, tmp_path) is None
-    assert run.ended == 1
-
-
-def test_runs_that_train_together_have_a_wandb_run_each(tmp_path: Path) -> None:
-    chosen = [*SMALL[:-1], "neck=focal", f"outputs={tmp_path}", *OFFLINE]
-    records = run_together([spec_of([*chosen, f"seed={seed}"]) for seed in (0, 1)])
-    for seed, record in enumerate(records):
-        assert isinstance(record, Record)
-        (file,) = finished_files(tmp_path / "runs" / record.name)
-        found = read(file)
-        assert str(seed) in str(found["config"]["seed"])
-        assert found["exit"] == 0
-        assert found["summary"]["test/acc"] == pytest.approx(record.metrics["test/acc"])
-        assert [row["epoch"] for row in found["rows"] if "val/acc" in row] == [1, 2]
 
 
 @pytest.mark.parametrize("logger", ["none", "[csv,tensorboard,mlflow]"])

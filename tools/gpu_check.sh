@@ -10,8 +10,8 @@
 #         torchvision, pytorch-lightning, torchmetrics and timm)
 set -uo pipefail
 [ $# -ge 2 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; }
-cd "$(dirname "$0")/.."
 DATA=$(realpath "$1") OUT=$(realpath -m "$2") WHEELS=${3:+$(realpath "$3")}
+cd "$(dirname "$(realpath "$0")")/.."
 SCRATCH=$(mktemp -d) STARTED=$(date +%s)
 trap 'rm -rf "$SCRATCH"' EXIT
 mkdir -p "$OUT"
@@ -47,12 +47,8 @@ study() { (cd "$SCRATCH" && python3 -m necklace.cli.main ablate gpu_fast hydra.l
 export -f study
 export SCRATCH
 
-step tests 100 python3 -m pytest -q -p no:cacheprovider -n 4 -m gpu tests/test_on_gpu.py tests/test_necks_focal_triton.py
+step tests 100 python3 -m pytest -q -p no:cacheprovider -p no:benchmark -n 4 -m gpu tests/test_on_gpu.py tests/test_necks_focal_triton.py
 step study 220 bash -c study
-for seeds in 1 5; do
-  step "together-$seeds" 40 python3 -m necklace.cli.main train +recipe=cifar10_fast data.root="$DATA" trainer.accelerator=gpu \
-    logger=none epochs=3 seeds_at_once=$seeds outputs="$SCRATCH/together-$seeds"
-done
 step necks 60 python3 -m necklace.cli.main bench necks --device cuda --rounds 5 --out "$OUT"
 cp "$SCRATCH"/experiments/gpu_fast/{table.md,runs.csv} "$OUT"/ 2>/dev/null
 
@@ -72,10 +68,6 @@ found = {
     "steps": {name: {"exit": int(code), "seconds": int(s)} for name, code, s in map(str.split, steps.read_text().splitlines())},
 }
 lines = (out / "tests.log").read_text().splitlines()
-found["seconds of an epoch, by seeds_at_once"] = {
-    path.name.rpartition("-")[2]: [float(list(csv.DictReader(h.open()))[-1]["seconds"]) for h in path.glob("runs/*/history.csv")]
-    for path in sorted(steps.parent.glob("together-*"))
-}
 found["tests"] = lines[-1] if lines else ""
 if (out / "runs.csv").exists():
     runs = [row for row in csv.DictReader((out / "runs.csv").open()) if row["state"] == "done"]

@@ -10,7 +10,7 @@ from typing import Any
 # What a run's result does not depend on, so that its identity must not either. All else counts: an option too many in the
 # identity makes a new run, which costs time; a forgotten one would pass off one run's result as another's.
 NEUTRAL = {
-    "": {"logger", "callbacks", "outputs", "study", "rerun", "seeds_at_once"},
+    "": {"logger", "callbacks", "outputs", "study", "rerun"},
     # Digest and sizes stand for these.
     "data": {
         "source",

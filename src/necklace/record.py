@@ -55,7 +55,7 @@ class Record:
         git: Commit of the code and whether the tree differed from it; None outside a checkout.
         code: Module to digest of the code that trained it, see `code_version`.
         versions: Package to version.
-        device: Kind, name and number of CPU threads; and `seeds_at_once`, where so many seeds were trained together.
+        device: Kind, name and number of CPU threads.
         world_size: Processes that trained together.
         fit_seconds: Wall time of training and its validation.
         images_per_s: Training images per second of `fit_seconds`.

@@ -44,8 +44,8 @@ def _run(config: DictConfig) -> float | None:
     with at_once():
         from necklace.run.runner import run_composed, val_metric, words_of  # here, so that --help need not wait for it
     try:
-        records = run_composed(config)
-        return sum(map(val_metric, records)) / len(records) if records else None
+        record = run_composed(config)
+        return None if record is None else val_metric(record)
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

@@ -24,7 +24,6 @@ RUN: dict[str, Kind] = {
     "batch_size": whole(1),
     "study": either(NAME, whole()),
     "outputs": NAME,
-    "seeds_at_once": whole(1),
     "rerun": one_of(True, False, "stale", "failed"),
     "callbacks.gates": whole(0),
     "callbacks.pictures": FLAG,

@@ -32,9 +32,10 @@ def check_comparable(study: StudyRecords) -> list[str]:
     finished = [(run, run.record) for run in study.runs if run.record]
     _check_seeds(finished)
     equal = equal_rows(study)
-    if equal and info.axes is not None:
+    ignored = [text for text, classes_differ in equal.items() if not classes_differ]
+    if ignored and info.axes is not None:
         raise NotComparable(
-            f"{info.name}: {'; '.join(equal)}. What their names say has no effect, so a table would show an ablation that "
+            f"{info.name}: {'; '.join(ignored)}. What their names say has no effect, so a table would show an ablation that "
             "never happened; two rows that compute the same are declared under same: in study.yaml"
         )
     found = [
@@ -64,13 +65,17 @@ def check_comparable(study: StudyRecords) -> list[str]:
 EVALUATION = ("data.eval_sizes", "data.sizes.eval_size", "data.test_images", "data.digest.test")
 
 
-def equal_rows(study: StudyRecords) -> list[str]:
-    """A sentence for each two rows, or two choices of a row, that ended with the same weights on every seed that both have.
+def equal_rows(study: StudyRecords) -> dict[str, bool]:
+    """The rows, or two choices of a row, that ended with the same weights on every seed that both have.
 
     Rows that the study declares as the same are not among them, nor rows that are evaluated differently.
 
     Args:
         study: The study.
+
+    Returns:
+        A sentence for each such pair, with whether the two are built from different classes. Then it is a finding, as with SPP
+        and SPPF, which compute the same; with equal classes an option had no effect.
     """
     weights: dict[str, dict[int, Record]] = {}
     rows: dict[str, str] = {}
@@ -79,7 +84,7 @@ def equal_rows(study: StudyRecords) -> list[str]:
             tried = "".join(f" with {key}={value}" for key, value in run.choice.items())
             weights.setdefault(f"{run.row}'{tried}", {})[run.seed] = run.record
             rows[f"{run.row}'{tried}"] = run.row
-    found = []
+    found: dict[str, bool] = {}
     # Equal on every seed means equal on each, so it is enough to compare what shares a hash.
     by_hash: dict[str, list[str]] = {}
     for name, records in weights.items():
@@ -91,9 +96,13 @@ def equal_rows(study: StudyRecords) -> list[str]:
         declared = study.info.same and {rows[first], rows[second]} == set(study.info.same)
         # One run under two names is another matter: a plan drops it.
         same = both and all(one.weights_hash == other.weights_hash and one.hash != other.hash for one, other in both)
-        if same and not declared and not differences([both[0][0], both[0][1]], ()).keys() & set(EVALUATION):
+        if not same or declared:
+            continue
+        fields = differences([both[0][0], both[0][1]], ()).keys()
+        if not fields & set(EVALUATION):
             seeds = "seed" if len(both) == 1 else "seeds"
-            found.append(f"row '{first} and row '{second} ended with the same weights on all {len(both)} {seeds}")
+            text = f"row '{first} and row '{second} ended with the same weights on all {len(both)} {seeds}"
+            found[text] = any(field.endswith("._target_") for field in fields)
     return found
 
 
@@ -163,8 +172,7 @@ def _compared_fields(record: Record) -> Iterator[tuple[str, str]]:
     for field in ("steps", "world_size", "pretrained"):
         yield field, json.dumps(getattr(record, field))
     yield from _flat(record.versions, "versions")
-    # How many seeds were trained together moves results by rounding only; a note says it.
-    yield from _flat({name: value for name, value in record.device.items() if name != "seeds_at_once"}, "device")
+    yield from _flat(record.device, "device")
     yield "trainer.deterministic", json.dumps(record.config["trainer"].get("deterministic"))
 
 

@@ -35,7 +35,6 @@ def notes_below(
         *_majority(rows),
         *_one_class(rows),
         *_data(study),
-        *_together(study),
         *_stale(study),
     )
 
@@ -199,19 +198,6 @@ def _data(study: StudyRecords) -> list[str]:
         where = "" if len(runs) == len(finished) else f" ({'; '.join(named)})"
         sentences.append(f"{note[:1].upper()}{note[1:]}{where}.")
     return sentences
-
-
-def _together(study: StudyRecords) -> list[str]:
-    """How many of the runs were trained together with others."""
-    found = [run.record for run in study.runs if run.record]
-    company = [record.device["seeds_at_once"] for record in found if "seeds_at_once" in record.device]
-    if not company:
-        return []
-    sizes = " to ".join(map(str, sorted({min(company), max(company)})))
-    return [
-        f"{len(company)} of {len(found)} runs were trained {sizes} seeds at once: a run's weights differ from those it has "
-        "alone by rounding, and its seconds of training are those of its group."
-    ]
 
 
 def _stale(study: StudyRecords) -> list[str]:

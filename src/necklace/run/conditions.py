@@ -82,7 +82,6 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=r".*could not find the monitored key")  # val may be skipped in an epoch
         warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # a resumed run's
         warnings.filterwarnings("ignore", message=r"The `srun` command is available")  # a login node's, for no run of ours
-        warnings.filterwarnings("ignore", message=r"There is a performance drop because")  # torch.func's, of small operators
         try:
             yield
         except SystemExit as end:  # which Lightning makes of Ctrl-C

@@ -4,8 +4,7 @@ import os
 import shlex
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from threading import Thread
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -29,7 +28,6 @@ from necklace.run.fit import asked_monitor, fit, task_of
 from necklace.run.folder import RunFolder, check_writable
 from necklace.run.loggers import RunLoggers, check_loggers
 from necklace.run.smoke import smoke_test
-from necklace.run.together import Group, Seat, Stopped, together_problems
 from necklace.spec import RunSpec, run_spec, said_of
 
 
@@ -45,16 +43,11 @@ class RunFailedBefore(RuntimeError):
     """A run that has failed before, and nobody asked for another try."""
 
 
-# Seconds that an interrupted group may take to end by itself.
-STOP_S = 10.0
-
-
-def run_composed(config: DictConfig, interactive: bool = True) -> list[Record]:
-    """`run` what Hydra has composed in this process, with `seeds_at_once` for several seeds; a smoke test gives no record.
+def run_composed(config: DictConfig, interactive: bool = True) -> Record | None:
+    """`run` what Hydra has composed in this process; a smoke test gives no record.
 
     Raises:
         OptionError: An option is wrong, or has no effect.
-        RunFailed: Of several seeds, at least one did not finish; the others have.
     """
     hydra_config = HydraConfig.get()
     choices, overrides = choices_of(hydra_config), list(hydra_config.overrides.task)
@@ -62,8 +55,6 @@ def run_composed(config: DictConfig, interactive: bool = True) -> list[Record]:
     given = overrides if interactive and int(os.environ.get("LOCAL_RANK", "0")) == 0 else []
     check_options(config, choices, given)
     plain = resolved(config)
-    if problems := together_problems(plain):
-        raise OptionError("\n".join(problems))
     facts = facts_of(plain)
     check_split_options(facts.digest, facts.own_val, given)
     composer = Composer(GlobalHydra.instance().config_loader(), str(hydra_config.job.config_name))
@@ -71,18 +62,8 @@ def run_composed(config: DictConfig, interactive: bool = True) -> list[Record]:
     spec = run_spec(plain, choices, overrides, said)
     if plain["trainer"].get("fast_dev_run"):
         smoke_test(spec)
-        return []
-    if plain["seeds_at_once"] == 1:
-        return [run(spec, interactive)]
-    specs = []
-    for seed in range(spec.seed, spec.seed + plain["seeds_at_once"]):
-        config.seed = seed
-        specs.append(run_spec(resolved(config), choices, [*overrides, f"seed={seed}"], said))
-    ended = run_together(specs, interactive)
-    pairs = zip(specs, ended, strict=True)
-    if failed := [f"seed {spec.seed}: {words_of(each)}" for spec, each in pairs if isinstance(each, Exception)]:
-        raise RunFailed("\n".join(failed))
-    return [each for each in ended if isinstance(each, Record)]
+        return None
+    return run(spec, interactive)
 
 
 def val_metric(record: Record) -> float:
@@ -90,59 +71,19 @@ def val_metric(record: Record) -> float:
     return record.metrics[asked_monitor(record.config) or get_class(record.config["task"]["_target_"]).monitor]
 
 
-def run_together(specs: Sequence[RunSpec], interactive: bool = True) -> list[Record | Exception]:
-    """`run` runs that differ in their seed alone, those that are to be trained together: see `together`.
-
-    A run that another process trains is left to it.
-
-    Args:
-        specs: The runs.
-        interactive: As in `run`.
-
-    Returns:
-        What became of each: its record, or what `run` raised.
-    """
-    group = Group(len(specs))
-    ended: list[Record | Exception] = [RunFailed("it was stopped")] * len(specs)
-
-    def one(place: int, spec: RunSpec) -> None:
-        with group.seat(place) as seat:
-            try:
-                ended[place] = run(spec, interactive, seat)
-            except Exception as error:
-                ended[place] = error
-            except Stopped:
-                pass  # this process is about to end
-
-    threads = [Thread(target=one, args=each, name=f"seed {each[1].seed}", daemon=True) for each in enumerate(specs)]
-    with quiet_lightning():
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        except KeyboardInterrupt:
-            group.stop()
-            for thread in threads:
-                thread.join(STOP_S / len(threads))
-            raise
-    return ended
-
-
-def run(spec: RunSpec, interactive: bool = True, seat: Seat | None = None) -> Record:
+def run(spec: RunSpec, interactive: bool = True) -> Record:
     """Train and test a run, or return its record if it has one.
 
     Args:
         spec: The run.
         interactive: Whether a person asks for this one run: it then waits for another process that trains the same run, and
             tries again what has failed. A study continues with its next run instead.
-        seat: Its place among the runs that it is trained together with; such a run waits for no other process.
 
     Returns:
         The record, which is also in the run's folder as `record.json`.
 
     Raises:
-        RunBusy: Another process trains it, and `interactive` is off or it has a seat.
+        RunBusy: Another process trains it, and `interactive` is off.
         RunFailedBefore: It has failed before, and neither `interactive` nor rerun=failed asks for another try.
         RunRefused: It could not take its first step; nothing of it is left behind.
         RunFailed: Training failed; the folder holds FAILED with the traceback.
@@ -154,13 +95,12 @@ def run(spec: RunSpec, interactive: bool = True, seat: Seat | None = None) -> Re
     if problems := trainer_problems(trainer, spec.resolved["epochs"]):
         raise OptionError("\n".join(problems))
     folder = RunFolder.of(spec)
-    console = _console(spec, seat)
+    console = Console(soft_wrap=True, highlight=False, quiet=rank(trainer) != 0)
     # Lightning starts the other ranks of a group as this same command; the first holds the run and has made room by then.
     if rank(trainer):
         return _train(spec, folder, lambda: None, console, started)
     check_writable(spec.root)
-    # Were it to wait while it holds up others, two groups could wait for each other.
-    with folder.held(console.print if interactive and seat is None else None):
+    with folder.held(console.print if interactive else None):
         record = folder.record()
         stale = record is not None and record.code != spec.code
         again = rerun is True or (rerun == "stale" and stale)
@@ -178,7 +118,7 @@ def run(spec: RunSpec, interactive: bool = True, seat: Seat | None = None) -> Re
                 folder.supersede()
             folder.prepare(spec, console.print)
 
-        return _train(spec, folder, prepare, console, started, seat)
+        return _train(spec, folder, prepare, console, started)
 
 
 class _Begun(Callback):
@@ -195,14 +135,7 @@ class _Begun(Callback):
         self.steps = True
 
 
-def _train(
-    spec: RunSpec,
-    folder: RunFolder,
-    prepare: Callable[[], None],
-    console: Console,
-    started: float,
-    seat: Seat | None = None,
-) -> Record:
+def _train(spec: RunSpec, folder: RunFolder, prepare: Callable[[], None], console: Console, started: float) -> Record:
     """Train, and leave the record behind; or FAILED where training raises, or nothing where it could not begin."""
     console.print(f"[bold]{folder.path}[/]")
     loggers = RunLoggers(spec, folder.path)
@@ -217,15 +150,11 @@ def _train(
             raise ValueError("data: the images have changed since the run was planned")
         with quiet_lightning():
             task = task_of(spec, data)
-            if seat:
-                seat.take(task, data.size)
             if is_first:
                 check_room(spec.root, task.model)
             prepare()
             prepared, begun.steps = True, folder.last.exists()
             fitted = fit(spec, data, task, folder, lambda: is_first and loggers.open(), begun, console)
-        if seat and seat.company > 1:
-            fitted["device"]["seeds_at_once"] = seat.company
         record = _record(spec, folder, fitted, time.perf_counter() - started)
         if is_first:
             folder.finish(record)
@@ -246,23 +175,6 @@ def _train(
         if refused and prepared and is_first:
             folder.discard()
     return record
-
-
-class _Named(Console):
-    """The console of a run among others; without a bar, of which a terminal has room for one."""
-
-    def __init__(self, name: str, **options: Any) -> None:
-        super().__init__(force_terminal=False, **options)
-        self._name = name
-
-    def print(self, *objects: Any, **options: Any) -> None:
-        """Print with the run's name in front."""
-        super().print(f"{self._name}:", *objects, **options)
-
-
-def _console(spec: RunSpec, seat: Seat | None) -> Console:
-    options: dict[str, Any] = {"soft_wrap": True, "highlight": False, "quiet": rank(spec.resolved["trainer"]) != 0}
-    return _Named(f"seed {spec.seed}", **options) if seat else Console(**options)
 
 
 def words_of(error: BaseException) -> str:

@@ -4,7 +4,6 @@ Several commands may work on one study at once: a run is held by the process tha
 next run and come back.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,13 +22,10 @@ from necklace.config import config_flags
 from necklace.data.splits import share_splits
 from necklace.launcher.hydra_jobs import error_of, hydra_launcher
 from necklace.launcher.job import Job, pack_call
-from necklace.launcher.local import LocalOptions, failed, is_local, job_processes, run_jobs
-from necklace.options.errors import OptionError
-from necklace.record import Record
+from necklace.launcher.local import LocalOptions, is_local, job_processes, run_jobs
 from necklace.run.folder import RunBusy
 from necklace.run.loggers import check_loggers
-from necklace.run.runner import RunRefused, run, run_composed, run_together
-from necklace.run.together import OPTION, together_problems
+from necklace.run.runner import RunRefused, run, run_composed
 from necklace.spec import RunSpec
 from necklace.study.plan import Plan, PlannedRun
 from necklace.study.progress import POLL_SECONDS, overview
@@ -50,18 +46,6 @@ def train_planned(spec: RunSpec) -> None:
     """Train a run of a study in a process of the launcher, unless another process does."""
     # The version of what this process has imported, which is what trains, whatever the files hold by now.
     run(replace(spec, code=code_version(spec.resolved)), interactive=False)
-
-
-def train_planned_together(specs: Sequence[RunSpec]) -> list[JobReturn]:
-    """The same for runs of a study that are trained together; gives each one's return."""
-    found = run_together([replace(spec, code=code_version(spec.resolved)) for spec in specs], interactive=False)
-    return [_returned(spec, each) for spec, each in zip(specs, found, strict=True)]
-
-
-def _returned(spec: RunSpec, outcome: Record | Exception) -> JobReturn:
-    if isinstance(outcome, Exception):
-        return failed(spec.overrides, outcome)
-    return JobReturn(overrides=spec.overrides, status=JobStatus.COMPLETED)
 
 
 def train_composed(config: DictConfig) -> None:
@@ -103,21 +87,17 @@ def execute(
                 waiting = True
             time.sleep(POLL_SECONDS)
             continue
-        _check_together(status.plan, [planned for planned, _ in todo])
         check_loggers(todo[0][0].spec)  # all runs have the same; once, rather than each run failing for it
         for_logger = settings() if for_logger is None else for_logger
-        shares = _shares(todo)
-        groups = [[_adapted(planned, at, for_logger) for planned, at in share] for share in shares]
+        specs = [_adapted(run, at, for_logger) for run, at in todo]
 
-        def ended(index: int, returned: JobReturn, shares: Sequence[Sequence[tuple[PlannedRun, RunStatus]]] = shares) -> None:
+        def ended(index: int, returned: JobReturn, runs: Sequence[PlannedRun] = [run for run, _ in todo]) -> None:
             # At once, whatever becomes of the others.
-            for (planned, _), each in zip(shares[index], _each(returned, len(shares[index])), strict=True):
-                _mark_failed(status, planned, each)
+            _mark_failed(status, runs[index], returned)
 
-        with overview(status, found, [planned for planned, _ in todo], console), share_splits(status.plan.images):
-            returns = _launch(status.plan, groups, script, ended)
-        parts = [each for share, returned in zip(shares, returns, strict=True) for each in _each(returned, len(share))]
-        for (planned, _), returned in zip([each for share in shares for each in share], parts, strict=True):
+        with overview(status, found, [run for run, _ in todo], console), share_splits(status.plan.images):
+            returns = _launch(status.plan, specs, script, ended)
+        for (planned, _), returned in zip(todo, returns, strict=True):
             if not _is_busy(returned):
                 launched.add(planned.spec.hash)
                 error = error_of(returned)
@@ -132,48 +112,14 @@ def _adapted(planned: PlannedRun, at: RunStatus, for_logger: Mapping[str, Settin
     return planned.spec.adapted(settings, [override(key, value) for key, value in settings.items()])
 
 
-def _shares(todo: Sequence[tuple[PlannedRun, RunStatus]]) -> list[list[tuple[PlannedRun, RunStatus]]]:
-    """The runs of each process: seeds of a row that are trained together, or a run by itself."""
-    rows: dict[str, list[tuple[PlannedRun, RunStatus]]] = {}
-    for planned, at in todo:
-        rows.setdefault(json.dumps([planned.row, planned.choice], sort_keys=True, default=str), []).append((planned, at))
-    return [
-        row[start : start + count]
-        for row in rows.values()
-        for count in [row[0][0].spec.resolved[OPTION]]
-        for start in range(0, len(row), count)
-    ]
-
-
-def _each(returned: JobReturn, count: int) -> list[JobReturn]:
-    """The return of each run of a process; one that died answers for all of them."""
-    together = count > 1 and returned.status == JobStatus.COMPLETED and isinstance(returned.return_value, list)
-    return returned.return_value if together else [returned] * count
-
-
-def _check_together(plan: Plan, runs: Sequence[PlannedRun]) -> None:
-    """Refuse to train seeds together where that cannot be.
-
-    Raises:
-        OptionError: An option stands against it.
-    """
-    problems = [problem for planned in runs for problem in together_problems(planned.spec.resolved)]
-    if any(planned.spec.resolved[OPTION] > 1 for planned in runs) and not is_local(plan.composed.hydra.launcher):
-        problems.append(f"{OPTION}: must be 1 with a launcher other than hydra/launcher=local, which starts each run by itself")
-    if problems:
-        raise OptionError("\n".join(dict.fromkeys(problems)))
-
-
-def _launch(
-    plan: Plan, groups: Sequence[Sequence[RunSpec]], script: Path, ended: Callable[[int, JobReturn], None]
-) -> Sequence[JobReturn]:
-    """Launch groups of runs, each in a process, and wait for them; gives each process's return."""
+def _launch(plan: Plan, specs: Sequence[RunSpec], script: Path, ended: Callable[[int, JobReturn], None]) -> Sequence[JobReturn]:
+    """Launch runs and wait for them; gives each one's return."""
     launcher = plan.composed.hydra.launcher
     if not is_local(launcher):
         overrides = [*plan.runs[0].spec.overrides, *plan.hydra_overrides]
         loader = GlobalHydra.instance().config_loader()
         other = hydra_launcher(loader, overrides, "ablate", str(plan.root), train_composed)
-        return other.launch([list(spec.overrides) for (spec,) in groups], initial_job_idx=0)
+        return other.launch([list(spec.overrides) for spec in specs], initial_job_idx=0)
     plan.root.mkdir(parents=True, exist_ok=True)
     given: Any = OmegaConf.to_container(launcher, resolve=True)
     given = {name: value for name, value in given.items() if name != "_target_"}
@@ -181,13 +127,12 @@ def _launch(
     given["log_dir"] = given["log_dir"] or str(plan.root / ".logs")
     options = LocalOptions(**given)
     flags = [*config_flags(plan.composed), *(text for text in plan.hydra_overrides if text.startswith("hydra.searchpath"))]
-    jobs = (_job(index, specs, [options.script, *flags, "hydra.mode=RUN"]) for index, specs in enumerate(groups))
+    jobs = (_job(index, spec, [options.script, *flags, "hydra.mode=RUN"]) for index, spec in enumerate(specs))
     returns = run_jobs(jobs, options, ended)
-    return [returns[index] for index in range(len(groups))]
+    return [returns[index] for index in range(len(specs))]
 
 
-def _job(index: int, specs: Sequence[RunSpec], command: list[str]) -> Job:
-    spec = specs[0]
+def _job(index: int, spec: RunSpec, command: list[str]) -> Job:
     processes, on_gpu = job_processes(spec.config)
     return Job(
         index=index,
@@ -195,7 +140,7 @@ def _job(index: int, specs: Sequence[RunSpec], command: list[str]) -> Job:
         argv=[*command, *spec.overrides],
         processes=processes,
         on_gpu=on_gpu,
-        call=pack_call(train_planned, spec) if len(specs) == 1 else pack_call(train_planned_together, specs),
+        call=pack_call(train_planned, spec),
     )
 
 

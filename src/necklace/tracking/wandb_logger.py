@@ -40,7 +40,6 @@ class WandbRunLogger(Tracker, WandbLogger):
 
     def __init__(self, run: wandb.Run, folder: Path) -> None:
         super().__init__(experiment=run, save_dir=str(folder))
-        self._open: wandb.Run | None = run
         # Plots go by epochs; a value that comes without one belongs to the last that came with it.
         self.attempt(lambda: (run.define_metric("epoch"), run.define_metric("*", step_metric="epoch")))
 
@@ -75,7 +74,7 @@ class WandbRunLogger(Tracker, WandbLogger):
         self.log_metrics({"epoch": epoch, name: table}, step=step - 1)
 
     def close(self, record: Record | None, checkpoint: Path | None, pictures: Path) -> str | None:
-        """Close the W&B run, so that the next run of this process cannot merge into it; never raises.
+        """Close the active W&B run, so that the next run of this process cannot merge into it; never raises.
 
         Args:
             record: The run's record, for the W&B run's summary; None marks the W&B run as failed.
@@ -83,9 +82,9 @@ class WandbRunLogger(Tracker, WandbLogger):
             pictures: A folder, the PNG files of which are shown with the W&B run, if there are any.
 
         Returns:
-            One line that says where the W&B run is and how to upload it, or None if it is closed already.
+            One line that says where the W&B run is and how to upload it, or None if none was active.
         """
-        run, self._open = self._open, None
+        run = wandb.run
         if run is None:
             return None
         folder, url = Path(run.dir).parent, None if run.offline else run.url

@@ -55,8 +55,8 @@ def open_run(folder: Path, run_id: str, mode: str, finish_s: float, **about: Any
                 id=run_id if number == 1 else f"{run_id}-{number}",
                 dir=str(folder),
                 mode=attempt,  # pyright: ignore[reportArgumentType]
-                # Otherwise W&B would return a run that is still active, one that failed or that trains together with this one.
-                reinit="create_new",
+                # Otherwise W&B would return a run that is still active, such as a failed one's, and lose the new config.
+                reinit="finish_previous",
                 settings=wandb.Settings(
                     console="off",
                     silent=True,

@@ -14,7 +14,7 @@ from necklace.build import datamodule_of
 from necklace.run.conditions import quiet_lightning
 from necklace.run.fit import task_of, trainer_of
 from necklace.run.history import History
-from necklace.schedules import constant
+from necklace.schedules import constant, one_cycle
 from necklace.tasks import Classification, correctness
 from tests.conftest import SMALL, spec_of
 
@@ -34,6 +34,26 @@ def test_weight_decay_spares_what_has_one_axis() -> None:
     assert {p.ndim for p in spared["params"]} == {1}
     count = len(decayed["params"]) + len(spared["params"])
     assert count == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("schedule", [constant, one_cycle])
+def test_biases_may_learn_faster(schedule) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 3))
+    task = Classification(model, "abc", lambda groups: torch.optim.SGD(groups, lr=0.1), schedule, 0, bias_lr=16)
+
+    class Trainer:
+        estimated_stepping_batches, max_epochs = 20, 2
+
+    task._trainer = Trainer()  # pyright: ignore[reportAttributeAccessIssue]
+    made: Any = task.configure_optimizers()
+    weights, norms, biases = groups = made["optimizer"].param_groups
+    assert [len(group["params"]) for group in groups] == [2, 1, 3]
+    assert norms["params"][0] is model[1].weight
+    assert all(any(p is module.bias for module in (model[0], model[1], model[3])) for p in biases["params"])
+    assert norms["lr"] == weights["lr"]
+    assert biases["lr"] == pytest.approx(16 * weights["lr"])
+    with pytest.raises(ValueError, match=r"task\.bias_lr=0: must be above 0"):
+        Classification(model, "abc", lambda groups: torch.optim.SGD(groups, lr=0.1), schedule, 0, bias_lr=0)
 
 
 def test_correctness_returns_to_the_splits_order() -> None:

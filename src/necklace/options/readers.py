@@ -40,6 +40,7 @@ RANGES: dict[str, Kind] = {
     "optimizer.betas": list_of(number(0, below=1), 2),
     "schedule.warmup_share": number(0, 1),
     "schedule.warmup_epochs": number(0),
+    "task.bias_lr": number(above=0),
     "task.label_smoothing": number(0, below=1),
     "task.class_weights": either(list_of(number(above=0), least=2), one_of("balanced", None)),
     "backbone.depth": whole(8),

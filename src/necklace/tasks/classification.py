@@ -30,6 +30,7 @@ class Classification(Task):
         label_smoothing: Share of the target that is spread over all classes, in training only; in [0, 1).
         class_weights: How much the loss of an image of each class counts, in training only; see `class_weights.py`.
         monitor: The val metric that selects the checkpoint, `val/acc` or `val/balanced_acc`; None: `val/acc`.
+        bias_lr: As in `Task`.
 
     Raises:
         ValueError: There are fewer than two classes, or an option is out of range.
@@ -48,8 +49,9 @@ class Classification(Task):
         label_smoothing: float = 0.0,
         class_weights: Sequence[float] | None = None,
         monitor: str | None = None,
+        bias_lr: float = 1.0,
     ) -> None:
-        super().__init__(model, optimizer, schedule, seed)
+        super().__init__(model, optimizer, schedule, seed, bias_lr)
         if len(classes) < 2:
             raise ValueError(f"data: the only class is {', '.join(classes)!r}: classification needs at least 2")
         if not 0 <= label_smoothing < 1:

@@ -27,6 +27,7 @@ class MultiLabel(Task):
         schedule: As in `Task`.
         seed: As in `Task`.
         class_weights: How much the presence of each class counts in the loss, in training only; see `class_weights.py`.
+        bias_lr: As in `Task`.
 
     Raises:
         ValueError: `class_weights` is out of range.
@@ -43,8 +44,9 @@ class MultiLabel(Task):
         schedule: Callable[[Optimizer, int, int], LRScheduler],
         seed: int,
         class_weights: Sequence[float] | None = None,
+        bias_lr: float = 1.0,
     ) -> None:
-        super().__init__(model, optimizer, schedule, seed)
+        super().__init__(model, optimizer, schedule, seed, bias_lr)
         self.classes = tuple(classes)
         self.register_buffer("class_weights", weights_tensor(class_weights, self.classes), persistent=False)
         # Both average precisions need the scores of all images: the area under the curve and VOC2007's 11 points.

@@ -34,7 +34,7 @@ def peer(root: Path, epochs: int, seeds: int, console: Console) -> None:
         own, own_accuracy = _necklace(Path(scratch), images, epochs, seeds)
         usual, usual_accuracy = _peer(Path(scratch), images, epochs, seeds)
     runs = len(NECKS) * seeds
-    title = f"{runs} runs of {epochs} epochs, {count} images, {os.cpu_count()} cores"
+    title = f"{runs} runs of {epochs} epochs, {count} images, {len(os.sched_getaffinity(0))} cores"
     table = Table("", "wall-clock seconds", "a run", "mean test accuracy", title=title)
     table.add_row("ablate.py, to the report", f"{own:.0f}", f"{own / runs:.1f}", f"{own_accuracy:.3f}")
     table.add_row("Lightning and Hydra multirun", f"{usual:.0f}", f"{usual / runs:.1f}", f"{usual_accuracy:.3f}")

@@ -95,9 +95,10 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def fit(self, *arguments, **options):
-    """Trainer.fit that leaves a line."""
-    with open("fits", "a") as file:
-        file.write(f"{self.default_root_dir}\n")
+    """Trainer.fit that leaves a line, in the folder of a study: a process of tests that has imported this runs others too."""
+    if Path("experiments/tiny").is_dir():
+        with open("fits", "a") as file:
+            file.write(f"{self.default_root_dir}\n")
     return original_fit(self, *arguments, **options)
 
 

@@ -3,9 +3,13 @@
 import argparse
 import shlex
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+
+from necklace.cli.stopping import ENDED, at_once
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,48 +29,40 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _measure(parsed: argparse.Namespace, console: Console) -> None:
     if parsed.benchmark == "loader":
-        from necklace.cli.bench_loader import loader
-
-        loader(parsed.root, parsed.size, parsed.batch_size, parsed.workers, parsed.rounds, console)
+        _imported("bench_loader").loader(parsed.root, parsed.size, parsed.batch_size, parsed.workers, parsed.rounds, console)
     elif parsed.benchmark == "studies":
-        from necklace.cli.bench_studies import studies
-
-        studies(parsed.runs, parsed.cold, console)
+        _imported("bench_studies").studies(parsed.runs, parsed.cold, console)
     elif parsed.benchmark == "start":
-        from necklace.cli.bench_start import start
-
-        start(parsed.rounds, console)
+        _imported("bench_start").start(parsed.rounds, console)
     elif parsed.benchmark == "data":
-        from necklace.cli.bench_data import data
-
-        data(parsed.root, parsed.rounds, console)
+        _imported("bench_data").data(parsed.root, parsed.rounds, console)
     elif parsed.benchmark == "train":
-        from necklace.cli.bench_train import train
-
-        train(parsed.batch_size, parsed.rounds, parsed.chunk, console)
+        _imported("bench_train").train(parsed.batch_size, parsed.rounds, parsed.chunk, console)
     elif parsed.benchmark == "records":
-        from necklace.cli.bench_records import records
-
-        records(parsed.counts, console)
+        _imported("bench_records").records(parsed.counts, console)
     elif parsed.benchmark == "peer":
-        from necklace.cli.bench_peer import peer
-
-        peer(parsed.root, parsed.epochs, parsed.seeds, console)
+        _imported("bench_peer").peer(parsed.root, parsed.epochs, parsed.seeds, console)
     else:
-        from necklace.cli.bench_gates import gates
+        _imported("bench_gates").gates(parsed.batch_size, parsed.every, parsed.rounds, console)
 
-        gates(parsed.batch_size, parsed.every, parsed.rounds, console)
+
+def _imported(name: str) -> Any:
+    """A module of a benchmark. Some imports below it would swallow Ctrl-C, so it ends the process there and then."""
+    with at_once(ENDED):
+        return import_module(f"necklace.cli.{name}")
 
 
 def _necks(parser: argparse.ArgumentParser, parsed: argparse.Namespace, arguments: list[str], console: Console) -> None:
     if parsed.rounds < 2:
         parser.error(f"--rounds {parsed.rounds}: must be at least 2, for quartiles")
-    import torch
+    with at_once(ENDED):
+        import torch
 
     if parsed.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: this machine has no CUDA device that torch can use")
-    from necklace.cli.bench_necks import necks
-    from necklace.cli.bench_timing import TooBusyError
+    with at_once(ENDED):
+        from necklace.cli.bench_necks import necks
+        from necklace.cli.bench_timing import TooBusyError
 
     command = shlex.join(["necklace", "bench", *arguments[arguments.index("necks") :]])
     try:

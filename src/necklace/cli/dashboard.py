@@ -7,6 +7,7 @@ import sys
 from hydra import initialize_config_dir
 
 from necklace.cli.errors import EXPECTED
+from necklace.cli.stopping import ENDED, at_once
 from necklace.cli.train import CONFIGS
 from necklace.study.plan import make_plan
 from necklace.study.study_file import EXPERIMENTS, STUDY_FILE, read_study, study_name
@@ -37,8 +38,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def dashboard(parsed: argparse.Namespace) -> str:
     """Build the workspace and save it, or give its spec."""
-    from necklace.tracking.wandb_run import default_entity, wandb_mode
-    from necklace.tracking.wandb_workspace import workspace
+    with at_once(ENDED):  # some of these would swallow Ctrl-C
+        from necklace.tracking.wandb_run import default_entity, wandb_mode
+        from necklace.tracking.wandb_workspace import workspace
 
     entity = parsed.entity
     if not parsed.dry_run:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from necklace.cli.errors import EXPECTED
+from necklace.cli.stopping import ENDED, at_once
 
 FORMATS = ("onnx", "torchscript", "safetensors")
 
@@ -24,8 +25,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--trust", metavar="DIR", help="folder of your own classes that the run uses; their code runs")
     given = parser.parse_args(arguments)
     # Here, not to explain the command, as torch takes its time.
-    from necklace.inference import load
-    from necklace.inference.export import export_run
+    with at_once(ENDED):  # some of these would swallow Ctrl-C
+        from necklace.inference import load
+        from necklace.inference.export import export_run
 
     try:
         for line in export_run(load(given.run, given.trust), given.format, given.out):

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from necklace.cli.errors import EXPECTED
+from necklace.cli.stopping import ENDED, at_once
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -19,7 +20,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--trust", metavar="DIR", help="folder of your own classes that the run uses; their code runs")
     given = parser.parse_args(arguments)
     console = Console(soft_wrap=True, highlight=False)
-    from necklace.diagnostics.pictures import draw_run  # not to explain the command, as torch takes its time
+    with at_once(ENDED):  # some of these would swallow Ctrl-C
+        from necklace.diagnostics.pictures import draw_run  # not to explain the command, as torch takes its time
 
     try:
         for line in draw_run(given.folder, given.trust):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from necklace.atomic import write_whole
 from necklace.cli.errors import EXPECTED
+from necklace.cli.stopping import ENDED, at_once
 
 FORMATS = ("csv", "json")
 
@@ -33,8 +34,9 @@ def main(arguments: list[str] | None = None) -> None:
     if given.out and not given.out.parent.is_dir():
         sys.exit(f"error: --out={given.out}: there is no folder {given.out.parent}")
     # Here, not to explain the command, as torch takes its time.
-    from necklace.inference import load
-    from necklace.inference.prediction import predicted
+    with at_once(ENDED):  # some of these would swallow Ctrl-C
+        from necklace.inference import load
+        from necklace.inference.prediction import predicted
 
     try:
         run = load(given.run, given.trust)

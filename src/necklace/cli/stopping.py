@@ -57,7 +57,7 @@ def stoppable(words: str = STOPPED) -> Iterator[None]:
         words: What is said if a signal comes.
 
     Raises:
-        SystemExit: With 130 after Ctrl-C, with 143 after SIGTERM, if the body did not end well.
+        SystemExit: With 130 after Ctrl-C, with 143 after SIGTERM, also where a library swallowed the interrupt.
     """
     before = len(_caught)
     with _answering(_interrupt, _leave, words):
@@ -69,6 +69,9 @@ def stoppable(words: str = STOPPED) -> Iterator[None]:
                 raise
             _say()
             sys.exit(128 + (_caught[before] if len(_caught) > before else signal.SIGINT))
+        if len(_caught) > before:  # a library has swallowed the interrupt
+            _say()
+            sys.exit(128 + _caught[before])
 
 
 @contextmanager

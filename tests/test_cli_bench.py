@@ -46,15 +46,20 @@ def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
 
 
-def test_the_loader_is_compared_with_imagefolder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def noise_images(root: Path, train: int, size: tuple[int, int]) -> None:
+    """An image folder of two classes of noise, with four test images of each."""
     generator = torch.Generator().manual_seed(0)
-    for split, count in (("train", 12), ("test", 4)):
+    for split, count in (("train", train), ("test", 4)):
         for name in ("one", "two"):
-            folder = tmp_path / split / name
+            folder = root / split / name
             folder.mkdir(parents=True)
             for index in range(count):
-                pixels = torch.randint(0, 256, (20, 24, 3), dtype=torch.uint8, generator=generator)
-                Image.fromarray(pixels.numpy()).save(folder / f"{index}.jpg")
+                pixels = torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=generator)
+                Image.fromarray(pixels.numpy()).save(folder / f"{index:02}.jpg")
+
+
+def test_the_loader_is_compared_with_imagefolder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise_images(tmp_path, train=12, size=(20, 24))
     bench.main(["loader", "--root", str(tmp_path), "--size", "16", "--batch-size", "8", "--workers", "1"])
     output = capsys.readouterr().out
     for name in ("loader alone", "training ResNet-8"):
@@ -99,14 +104,7 @@ def test_plan_and_table_of_many_runs_are_timed(capsys: pytest.CaptureFixture[str
 def test_a_study_is_compared_with_a_plain_multirun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for split, count in (("train", 68), ("test", 4)):
-        for name in ("one", "two"):
-            folder = tmp_path / split / name
-            folder.mkdir(parents=True)
-            for index in range(count):
-                pixels = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8, generator=generator)
-                Image.fromarray(pixels.numpy()).save(folder / f"{index:02}.jpg")
+    noise_images(tmp_path, train=68, size=(32, 32))
     monkeypatch.setattr(bench_peer, "COUNTS", {"train": 64, "val": 4, "test": 4})
     bench.main(["peer", "--root", str(tmp_path), "--epochs", "1", "--seeds", "1"])
     output = capsys.readouterr().out

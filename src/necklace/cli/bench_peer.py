@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+
+from necklace.cli.bench_report import Benchmark
 
 NECKS = ("none", "spp", "sppf", "focal")
 SCRIPT = Path(__file__).with_name("bench_peer_script.py")
@@ -27,20 +28,25 @@ def peer(root: Path, epochs: int, seeds: int, console: Console) -> None:
         epochs: Epochs of each run.
         seeds: Seeds of each neck.
         console: Where to print the table.
+
+    Raises:
+        RuntimeError: The machine is busy.
     """
+    cores = len(os.sched_getaffinity(0))
+    benchmark = Benchmark("peer", console, f"{cores} of them used")
     with tempfile.TemporaryDirectory() as scratch:
         images = Path(scratch) / "images"
         count = subset(root, images)
         own, own_accuracy = _necklace(Path(scratch), images, epochs, seeds)
         usual, usual_accuracy = _peer(Path(scratch), images, epochs, seeds)
     runs = len(NECKS) * seeds
-    title = f"{runs} runs of {epochs} epochs, {count} images, {len(os.sched_getaffinity(0))} cores"
-    table = Table("", "wall-clock seconds", "a run", "mean test accuracy", title=title)
-    table.add_row("ablate.py, to the report", f"{own:.0f}", f"{own / runs:.1f}", f"{own_accuracy:.3f}")
-    table.add_row("Lightning and Hydra multirun", f"{usual:.0f}", f"{usual / runs:.1f}", f"{usual_accuracy:.3f}")
-    table.add_section()
-    table.add_row("ratio", f"{usual / own:.2f}", "", "")
-    console.print(table)
+    rows = [
+        ["ablate.py, to the report", f"{own:.0f}", f"{own / runs:.1f}", f"{own_accuracy:.3f}"],
+        ["Lightning and Hydra multirun", f"{usual:.0f}", f"{usual / runs:.1f}", f"{usual_accuracy:.3f}"],
+        ["ratio", f"{usual / own:.2f}", "", ""],
+    ]
+    title = f"{runs} runs of {epochs} epochs, {count} images"
+    benchmark.write(title, ["", "wall-clock seconds", "a run", "mean test accuracy"], rows)
 
 
 def subset(root: Path, target: Path) -> int:

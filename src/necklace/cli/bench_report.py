@@ -32,6 +32,7 @@ class Benchmark:
     Args:
         name: Of its folder below `RESULTS`.
         console: Where to print.
+        threads: What the measured processes use, in words.
 
     Attributes:
         facts: What the header of its table says, a line each.
@@ -40,7 +41,7 @@ class Benchmark:
         RuntimeError: The machine is busy.
     """
 
-    def __init__(self, name: str, console: Console) -> None:
+    def __init__(self, name: str, console: Console, threads: str = "one thread") -> None:
         self.name, self.console = name, console
         keeps = keep_freed_memory()
         torch.set_num_threads(1)
@@ -48,7 +49,7 @@ class Benchmark:
         told = sys.argv[sys.argv.index("bench") :] if "bench" in sys.argv else ["bench", name]
         self.facts = [
             f"command: necklace {shlex.join(told)}",
-            f"machine: {device_name(torch.device('cpu'))}, {os.cpu_count()} cores, one thread",
+            f"machine: {device_name(torch.device('cpu'))}, {os.cpu_count()} cores, {threads}",
             f"versions: Python {platform.python_version()}, torch {version('torch')}, torchvision {version('torchvision')}",
             f"allocator: {'freed memory is kept' if keeps else 'as the C library has it'}",
         ]

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import necklace.data.cache
+import necklace.data.pixel_files
 from necklace.build import datamodule_of
 from necklace.data.augment import Augmentation
 from necklace.data.cache import PixelCache
@@ -274,7 +275,7 @@ def test_beyond_the_limit_what_was_unused_for_longest_goes(root, tmp_path, monke
     for path in sizes:
         os.utime(path, (now - 100, now - 100))
     kept = train_split(folders[0], cache)  # used again
-    monkeypatch.setattr(necklace.data.cache, "LIMIT_GIB", 2.5 * max(sizes.values()) / 2**30)
+    monkeypatch.setattr(necklace.data.pixel_files, "LIMIT_GIB", 2.5 * max(sizes.values()) / 2**30)
     train_split(folders[2], cache)
     assert len(list(cache.glob("*.pixels"))) == len(list(cache.glob("*.index"))) == 2
     assert file_mapped_at(kept) in map(str, cache.glob("*.pixels"))

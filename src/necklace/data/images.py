@@ -162,7 +162,7 @@ class ImageSet:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(array.reshape(-1).data)
         digest.update(f"|u1({int(self.offsets[-1])},)".encode())
-        for run in self._runs():
+        for run in self.in_order():
             digest.update(run.contiguous().numpy().data)
         for name in self.names:
             # A file name on Linux may be any bytes; Python represents the undecodable ones as surrogates.
@@ -189,7 +189,7 @@ class ImageSet:
             starts=starts,
         )
 
-    def _runs(self) -> Iterator[torch.Tensor]:
+    def in_order(self) -> Iterator[torch.Tensor]:
         """Yield the pixels of the images in order, in contiguous pieces."""
         if self.starts is None:
             yield self.pixels

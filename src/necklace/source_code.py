@@ -134,8 +134,15 @@ class _Place:
 
 
 @cache
-def _located(module: str) -> _Place | None:
-    """Find a module without importing it; None if it is installed, built in, or not there."""
+def file_of(module: str) -> tuple[Path, bool] | None:
+    """Find the file of a module without importing it.
+
+    Args:
+        module: Its dotted name.
+
+    Returns:
+        The file and whether it is a package's; of a package without a file, its folder; None where nothing is found.
+    """
     top, *rest = module.split(".")
     try:
         spec = find_spec(top)
@@ -152,12 +159,22 @@ def _located(module: str) -> _Place | None:
             return None
         path, is_package = found[0]
         folders = [str(path.parent if path.suffix else path)] if is_package else []
+    return path, is_package
+
+
+@cache
+def _located(module: str) -> _Place | None:
+    """Find a module without importing it; None if it is installed, built in, or not there."""
+    found = file_of(module)
+    if found is None:
+        return None
+    path, is_package = found
     if is_package and not path.suffix:  # a folder without __init__.py
         return _Place(module, None, True)
     if path.suffix != ".py" or not path.is_file():
         return None
     path = path.resolve()
-    if top != PACKAGE and _is_installed(path):
+    if module.partition(".")[0] != PACKAGE and _is_installed(path):
         return None
     return _Place(module, path, is_package)
 
@@ -191,7 +208,7 @@ def _parsed(path: Path, name: str) -> _Module:
     defined: set[str] = set()
     for node in tree.body:
         if isinstance(node, ast.ImportFrom):
-            base = _absolute(node, package)
+            base = absolute(node, package)
             stars += [base for alias in node.names if alias.name == "*"]
             names |= {alias.asname or alias.name: (base, alias.name) for alias in node.names if alias.name != "*"}
         elif isinstance(node, ast.Import):
@@ -217,7 +234,7 @@ def _references(node: ast.AST, package: str) -> Iterator[Reference]:
         if isinstance(child, ast.Import):
             yield from ((alias.name, None) for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
-            base = _absolute(child, package)
+            base = absolute(child, package)
             yield from ((base, None if alias.name == "*" else alias.name) for alias in child.names)
         elif isinstance(child, ast.If) and _is_type_checking(child.test):
             for other in child.orelse:
@@ -226,7 +243,7 @@ def _references(node: ast.AST, package: str) -> Iterator[Reference]:
             yield from _references(child, package)
 
 
-def _absolute(node: ast.ImportFrom, package: str) -> str:
+def absolute(node: ast.ImportFrom, package: str) -> str:
     """The module that a `from ... import` names, whatever number of dots it begins with."""
     if not node.level:
         return node.module or ""

@@ -12,8 +12,6 @@ from functools import cached_property
 from typing import Literal, Protocol
 
 import torch
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
 from necklace.data.files import cores
 
@@ -131,8 +129,10 @@ class ImageSet:
             raise ValueError(f"images cannot be resized to {height}x{width}: both sides must be at least 1")
         if self.common_shape == (height, width) and self.starts is None:
             return self.pixels.view(len(self), height, width, 3)
-        out = torch.empty((len(self), height, width, 3), dtype=torch.uint8)
+        from torchvision.transforms.v2 import InterpolationMode  # here: a plan looks at images and resizes none
+        from torchvision.transforms.v2 import functional as transforms
 
+        out = torch.empty((len(self), height, width, 3), dtype=torch.uint8)
         inference = torch.is_inference_mode_enabled()
 
         def fill(first: int) -> None:

@@ -121,10 +121,11 @@ def drawn_split(source: Any, split: SplitName, draw: Callable[[], ImageSet]) -> 
     Raises:
         OSError: The cache cannot be written.
     """
-    options = {name: value for name, value in vars(source).items() if name != "cache"}
-    code = code_of(type(source).__module__) if source.cache is not None else {}
-    if not code:  # nothing would tell when other code draws
+    folder: str | Path | None = source.cache
+    code = {} if folder is None else code_of(type(source).__module__)
+    if folder is None or not code:  # without it, nothing would tell when other code draws
         return draw()
+    options = {name: value for name, value in vars(source).items() if name != "cache"}
     about = [FILE_VERSION, version("numpy"), type(source).__qualname__, split, options, code]
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
@@ -134,7 +135,7 @@ def drawn_split(source: Any, split: SplitName, draw: Callable[[], ImageSet]) -> 
             out.write(pixels.contiguous().numpy().data)
         return packed(images), True
 
-    pixels, facts = held(Path(source.cache).expanduser(), lambda: name, Kind(("drawn", "draws"), _facts_of, write))
+    pixels, facts = held(Path(folder).expanduser(), lambda: name, Kind(("drawn", "draws"), _facts_of, write))
     return ImageSet(pixels, **facts)
 
 

@@ -82,7 +82,8 @@ def checking() -> Iterator[None]:
         with open_dict(config):
             del config["hydra"]
         try:
-            check_options(config, choices, overrides if int(os.environ.get("LOCAL_RANK", "0")) == 0 else [], (), _import_run)
+            given = overrides if int(os.environ.get("LOCAL_RANK", "0")) == 0 else []
+            check_options(config, choices, given, before_trial=lambda: _import_run(config))
         except OptionError as error:
             raise Stop(_shown(str(error))) from error
 
@@ -95,11 +96,14 @@ def checking() -> Iterator[None]:
         yield
 
 
-def _import_run() -> None:
-    """Import what trains, with all that takes seconds."""
+def _import_run(config: DictConfig) -> None:
+    """Import what trains a config's run, with all that takes seconds."""
     with at_once():
         import necklace.options.trial
-        import necklace.run.runner  # noqa: F401
+        import necklace.run.runner
+
+        if "wandb" in (config.get("logger") or ()):
+            import necklace.tracking.wandb_logger  # noqa: F401
 
 
 def _shown(problems: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch.overrides import TorchFunctionMode
 
 from necklace.backbones import CifarResNet
 from necklace.data.augment import Augmentation
@@ -34,7 +35,7 @@ def trial_problem(path: str, content: str) -> str | None:
     if make is None:
         return None
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             make()
     except (TypeError, ValueError) as error:
         cause: BaseException = error
@@ -57,8 +58,16 @@ def trial_problem(path: str, content: str) -> str | None:
     return text if text.startswith(path) else f"{path}: {text}"
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves tensors without random values: on `meta` they hold none, and torch imports its compiler (1.3 s) for it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do what was asked for, unless it is to fill a tensor."""
+        return args[0] if func in (torch.Tensor.normal_, torch.Tensor.uniform_) else func(*args, **(kwargs or {}))
+
+
 def _without_dynamo(optimizer: Any) -> Any:
-    """An optimizer, as `_partial_` gives it, that does not import torch.compile's machinery to keep itself out of it: 1.3 s."""
+    """An optimizer, as `_partial_` gives it, that does not import torch's compiler (1.3 s) to keep out of it."""
     if not isinstance(optimizer, partial) or not inspect.isclass(optimizer.func):
         return optimizer
     plain = {"add_param_group": inspect.unwrap(optimizer.func.add_param_group)}

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,8 @@ from necklace.spec import RunSpec, run_spec, said_of
 torch.set_num_threads(1)
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-# Small enough to train in a second, and drawn in memory; everything else is what a user gets.
+# Small enough to train in a second; everything else is what a user gets.
 SMALL = [
-    "data.cache=null",
     "data.source.train=120",
     "data.source.test=30",
     "data.size=24",
@@ -68,9 +68,17 @@ def compose_train(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     return config, choices
 
 
+@cache
+def scratch() -> TemporaryDirectory[str]:
+    """A folder that goes with this process."""
+    return TemporaryDirectory(prefix="necklace-tests-")
+
+
 def spec_of(overrides: list[str]) -> RunSpec:
-    """The run of these overrides."""
+    """The run of these overrides; where they do not say where its files go, these do not go into the checkout."""
     config, choices = compose_train(overrides)
+    if config.outputs == "outputs":
+        config.outputs = scratch().name
     plain = resolved(config)
     with initialised():
         said = said_of(config, plain, choices, Composer(GlobalHydra.instance().config_loader(), "train"), overrides)

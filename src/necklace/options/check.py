@@ -59,7 +59,8 @@ def check_options(
         raise OptionError("\n".join([*problems, str(error)])) from error
     wrong = _value_problems(values, readers, refers)
     problems += wrong.values()
-    problems += trainer_problems(values["trainer"], values.get("epochs")) if isinstance(values.get("trainer"), dict) else []
+    if isinstance(values.get("trainer"), dict):
+        problems += trainer_problems(values["trainer"], values.get("epochs"), values.get("optimizer"))
     problems += [] if problems else _trial_problems(values, plain, choices)
     if problems:
         raise OptionError("\n".join(dict.fromkeys(problems)))
@@ -190,6 +191,9 @@ def _without_effect(values: dict[str, Any]) -> dict[str, str]:
         target = str(node.get("_target_", path))
         rule = RULES.get(_defined(target))
         found |= {f"{path}.{name}": why for name, why in (rule(node) if rule else {}).items() if name in node}
+    schedule = values.get("schedule")
+    if isinstance(schedule, dict) and _defined(str(schedule.get("_target_"))) == "necklace.schedules.one_cycle":
+        found["optimizer.momentum"] = "schedule=one_cycle moves it from 0.95 to 0.85 and back"
     return found
 
 

@@ -21,6 +21,7 @@ from necklace.cli import bench, bench_machine, bench_peer, bench_slots, bench_st
         ("studies --cells 3", "unrecognized arguments: --cells 3"),
         ("gates --rounds 0", "--rounds: 0: must be a whole number from 1"),
         ("studies --runs many", "--runs: many: must be a whole number from 1"),
+        ("loader --root x --workers -1", "--workers -1: must be at least 0"),
         ("slots --root x --runs 3", "--runs 3: must be even"),
     ],
 )
@@ -94,6 +95,7 @@ def test_gates_are_timed_for_each_kind_of_focal_layer(tmp_path: Path, capsys: py
         assert float(row["every 5 epochs %"]) == pytest.approx(float(row["of an epoch with a pass %"]) / 5, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_folder_is_read_with_and_without_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     noise_images(tmp_path / "images", train=6, size=(8, 8))
     rows = measured(tmp_path, "data", "--root", "images", "--rounds", "1", capsys=capsys)

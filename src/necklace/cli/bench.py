@@ -41,6 +41,8 @@ def _check(parser: argparse.ArgumentParser, given: dict[str, Any]) -> None:
     """Refuse numbers that a benchmark cannot work with."""
     if any(count < 100 or count % 100 for count in given.get("counts", ())):
         parser.error(f"--counts {' '.join(map(str, given['counts']))}: must be hundreds, such as 1000")
+    if given.get("workers", 0) < 0:
+        parser.error(f"--workers {given['workers']}: must be at least 0")
     if given["benchmark"] == "necks" and given["rounds"] < 2:
         parser.error(f"--rounds {given['rounds']}: must be at least 2, for quartiles")
     if given["benchmark"] == "slots" and given["runs"] % 2:

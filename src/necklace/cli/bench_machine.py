@@ -73,13 +73,15 @@ class Machine:
         Raises:
             TooBusyError: It does not, in any of a few looks.
         """
-        for number in range(_LOOKS):
-            if number:
-                time.sleep(_PAUSE_S)
-            waits = waiting(self._threads)
+        waits = waiting(self._threads)
+        for _ in range(_LOOKS - 1):
             if waits <= BUSY:
-                return f"{waits:.2f} ({_averages()})"
-        raise TooBusyError(f"wall / CPU of {self._words()} is {waits:.2f}")
+                break
+            time.sleep(_PAUSE_S)
+            waits = waiting(self._threads)
+        if waits > BUSY:
+            raise TooBusyError(f"wall / CPU of {self._words()} is {waits:.2f}")
+        return f"{waits:.2f} ({_averages()})"
 
 
 def waiting(threads: int) -> float:

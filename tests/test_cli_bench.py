@@ -135,7 +135,7 @@ def test_a_study_in_two_slots_is_compared_with_two_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = noise_images(tmp_path / "images", train=40, size=(32, 32))
-    small = {"data.train_images": 60, "data.val_fraction": 0.1, "backbone.width": 4, "batch_size": 16}
+    small = {"data.train_images": 60, "data.val_fraction": 0.1, "backbone.width": 8, "batch_size": 16}
     monkeypatch.setattr(bench_slots, "RUN", bench_slots.RUN | small)
     rows = measured(tmp_path, "slots", "--root", root, "--runs", "2", "--rounds", "1", capsys=capsys)
     for way in ("ablate.py, 2 slots", "2 bare processes"):

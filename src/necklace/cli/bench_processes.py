@@ -24,7 +24,7 @@ def timed(command: Sequence[str], folder: Path, environment: Mapping[str, str] |
         Wall-clock seconds, and what it printed.
 
     Raises:
-        RuntimeError: It failed; the message has its last line.
+        RuntimeError: It failed; the message has its error in a line.
     """
     started = time.perf_counter()
     ended = subprocess.run(
@@ -32,7 +32,8 @@ def timed(command: Sequence[str], folder: Path, environment: Mapping[str, str] |
     )
     seconds = time.perf_counter() - started
     if ended.returncode:
-        said = (ended.stderr.strip() or ended.stdout.strip() or "nothing").splitlines()[-1]
+        lines = ended.stderr.split("\n") + ended.stdout.split("\n")
+        said = next((line for line in lines if line.startswith("error: ")), None) or ended.stderr.strip().rpartition("\n")[2]
         raise RuntimeError(f"{' '.join(command)} ended with exit code {ended.returncode}: {said}")
     return seconds, ended.stdout
 

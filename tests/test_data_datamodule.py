@@ -1,8 +1,11 @@
+import inspect
+
 import pytest
 import torch
 
 from necklace.data.augment import Augmentation
 from necklace.data.datamodule import DataModule
+from necklace.data.fitting import OTHER_OPTIONS
 from necklace.data.glyphs import Glyphs
 from necklace.data.sizes import Fixed
 from necklace.data.splits import read_splits
@@ -80,3 +83,8 @@ def test_a_sample_is_spread_over_training_images_and_not_augmented() -> None:
     assert len(train) == 54
     torch.testing.assert_close(images, (expected / 255 - 0.5) / 0.25)
     assert torch.cat(list(data.sample(1000))).shape == (54, 3, 5, 5)
+
+
+def test_a_plan_knows_the_options_of_the_batches():
+    given = {"self", "splits", "sizes", "batch_size", "seed", "augment", "sampler"}
+    assert set(inspect.signature(DataModule.__init__).parameters) == given | set(OTHER_OPTIONS)

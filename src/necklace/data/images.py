@@ -12,8 +12,6 @@ from functools import cached_property
 from typing import Literal, Protocol
 
 import torch
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
 from necklace.data.files import cores
 
@@ -131,8 +129,10 @@ class ImageSet:
             raise ValueError(f"images cannot be resized to {height}x{width}: both sides must be at least 1")
         if self.common_shape == (height, width) and self.starts is None:
             return self.pixels.view(len(self), height, width, 3)
-        out = torch.empty((len(self), height, width, 3), dtype=torch.uint8)
+        from torchvision.transforms.v2 import InterpolationMode  # here: a plan looks at images and resizes none
+        from torchvision.transforms.v2 import functional as transforms
 
+        out = torch.empty((len(self), height, width, 3), dtype=torch.uint8)
         inference = torch.is_inference_mode_enabled()
 
         def fill(first: int) -> None:
@@ -162,7 +162,7 @@ class ImageSet:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(array.reshape(-1).data)
         digest.update(f"|u1({int(self.offsets[-1])},)".encode())
-        for run in self._runs():
+        for run in self.in_order():
             digest.update(run.contiguous().numpy().data)
         for name in self.names:
             # A file name on Linux may be any bytes; Python represents the undecodable ones as surrogates.
@@ -189,7 +189,7 @@ class ImageSet:
             starts=starts,
         )
 
-    def _runs(self) -> Iterator[torch.Tensor]:
+    def in_order(self) -> Iterator[torch.Tensor]:
         """Yield the pixels of the images in order, in contiguous pieces."""
         if self.starts is None:
             yield self.pixels

@@ -3,12 +3,12 @@
 A record holds what a run of `epochs` epochs gave: weights that val chose at the end of an epoch, and every test image once.
 """
 
-import inspect
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from necklace.options.kinds import FLAG, NULL, TEXT, Kind, either, kind_of, list_of, number, one_of, shown, whole
+from necklace.options.signatures import Argument, arguments
 
 # What the run gives the Trainer itself, and which option decides it.
 SET_BY_THE_RUN = {
@@ -68,15 +68,12 @@ _LOST = ("spawn", "fork", "notebook")
 @cache
 def trainer_kinds() -> dict[str, Kind | None]:
     """The options that `trainer` may have, with the kinds of their values."""
-    import pytorch_lightning as pl  # here: it takes a second
-
-    signature = inspect.signature(pl.Trainer.__init__)
-    names = [name for name in signature.parameters if name != "self" and name not in SET_BY_THE_RUN]
-    return {name: _KINDS.get(name) or _annotated(name, signature.parameters[name].annotation) for name in names}
+    given = [each for each in arguments("pytorch_lightning.Trainer") or () if each.name not in SET_BY_THE_RUN]
+    return {each.name: _KINDS.get(each.name) or _annotated(each) for each in given}
 
 
-def _annotated(name: str, annotation: Any) -> Kind | None:
-    return None if name in ALLOWED or name == "check_val_every_n_epoch" else kind_of(annotation)
+def _annotated(argument: Argument) -> Kind | None:
+    return None if argument.name in ALLOWED or argument.name == "check_val_every_n_epoch" else kind_of(argument.hint())
 
 
 def trainer_problems(trainer: Mapping[str, Any], epochs: Any, optimizer: Any) -> list[str]:

@@ -194,7 +194,7 @@ def _without_effect(values: dict[str, Any]) -> dict[str, str]:
         rule = RULES.get(defined(target) if "." in target else target)
         found |= {f"{path}.{name}": why for name, why in (rule(node) if rule else {}).items() if name in node}
     schedule = values.get("schedule")
-    if isinstance(schedule, dict) and _defined(str(schedule.get("_target_"))) == "necklace.schedules.one_cycle":
+    if isinstance(schedule, dict) and defined(str(schedule.get("_target_", "schedule."))) == "necklace.schedules.one_cycle":
         found["optimizer.momentum"] = "schedule=one_cycle moves it from 0.95 to 0.85 and back"
     return found
 

@@ -136,9 +136,9 @@ def test_planning_many_runs_composes_each_row_once_and_reads_the_data_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, reads = [], []
-    compose, datamodule_of = Composer.compose, necklace.build.datamodule_of
+    compose, read_facts = Composer.compose, necklace.build._data_parts
     monkeypatch.setattr(Composer, "compose", lambda self, overrides: rows.append(overrides) or compose(self, overrides))
-    monkeypatch.setattr(necklace.build, "datamodule_of", lambda config: reads.append(config) or datamodule_of(config))
+    monkeypatch.setattr(necklace.build, "_data_parts", lambda data: reads.append(data) or read_facts(data))
     levels = {"neck": "focal", "neck.focal_level": [1, 2, 3, 4, 5], "neck.focal_window": [3, 5]}
     plan = plan_of(tmp_path, seeds=list(range(100)), rows=[{"neck": "none"}, levels])
     assert len(plan.runs) == 1100

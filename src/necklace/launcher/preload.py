@@ -38,9 +38,7 @@ PRELOAD = (
 PRELOAD_WANDB = (
     "timm",
     "necklace.tracking.wandb_logger",
-    "wandb.apis.public",
     "wandb.wandb_run",
-    "wandb.sdk.launch.inputs.internal",
     "opentelemetry.exporter.otlp.proto.http._log_exporter",
     "opentelemetry.exporter.otlp.proto.http.metric_exporter",
 )

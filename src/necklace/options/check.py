@@ -1,7 +1,7 @@
 """Check all options of a composed config at once, before anything starts."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -19,7 +19,11 @@ from necklace.parts import REFERRED
 
 
 def check_options(
-    config: DictConfig, choices: Mapping[str, str], given: Sequence[str], shared: Sequence[str] = ()
+    config: DictConfig,
+    choices: Mapping[str, str],
+    given: Sequence[str],
+    shared: Sequence[str] = (),
+    before_trial: Callable[[], object] = lambda: None,
 ) -> dict[str, str]:
     """Check that something reads each key of a config, and takes its value.
 
@@ -31,6 +35,7 @@ def check_options(
         choices: Config group to the choice taken.
         given: Overrides by which the user asked for this very run.
         shared: Overrides that this run shares with others, which may read what this one does not.
+        before_trial: Called when nothing is wrong that can be told without torch, before parts are made for a trial.
 
     Returns:
         Option to the reason why this run does not read it, of those of `shared` that have no effect here.
@@ -61,7 +66,9 @@ def check_options(
     problems += wrong.values()
     if isinstance(values.get("trainer"), dict):
         problems += trainer_problems(values["trainer"], values.get("epochs"), values.get("optimizer"))
-    problems += [] if problems else _trial_problems(values, plain, choices)
+    if not problems:
+        before_trial()
+        problems = _trial_problems(values, plain, choices)
     if problems:
         raise OptionError("\n".join(dict.fromkeys(problems)))
     idle = {**unread, **_without_effect(values)}

@@ -57,6 +57,7 @@ MOST = 100
 ADDED: dict[str, Any] = {
     "data.labels": "fine",
     "data.sampler": "shuffle",
+    "data.augment.mosaic": 0.0,
     "data.boxes": False,
     "task.bias_lr": 1.0,
     "task.class_weights": None,

@@ -7,7 +7,7 @@ import copy
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import hydra
@@ -19,7 +19,7 @@ from omegaconf import DictConfig, open_dict
 from necklace.allocator import keep_freed_memory
 from necklace.cli.deferred import defer_scipy_signal
 from necklace.cli.stopping import at_once, ending_quickly, stoppable
-from necklace.config import Composer, choices_of, loading
+from necklace.config import Composer, choices_of, listing_once, loading
 
 # In a checkout a link to the repository's configs/.
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -90,7 +90,7 @@ def checking() -> Iterator[None]:
 
         return _shown(explained(composer, overrides, error))
 
-    with loading(check, explain):
+    with loading(check, explain), listing_once() if shows else nullcontext():
         yield
 
 

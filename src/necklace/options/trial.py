@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from necklace.backbones import CifarResNet
 from necklace.data.augment import Augmentation
-from necklace.options.readers import located
+from necklace.options.signatures import located
 
 # A trial has these; what depends on them is left to the real run.
 CHANNELS, CLASSES, MAP_SIZE = 64, 2, (4, 4)

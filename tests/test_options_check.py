@@ -27,7 +27,7 @@ from necklace.options.refusal import composed
 from tests.conftest import CONFIGS
 
 GROUPS = ["neck", "trainer", "optimizer", "callbacks", "data", "backbone", "head", "logger"]
-NEEDS = {"data/folder": ["data.root=images"], "data/voc": ["data.root=images"]}
+NEEDS = {f"data/{name}": ["data.root=images"] for name in ("coco", "folder", "voc", "yolo")}
 CHOICES = sorted(
     str(path.relative_to(CONFIGS).with_suffix(""))
     for path in CONFIGS.rglob("*.yaml")
@@ -109,6 +109,7 @@ def mistakes(choice: str, number: int) -> tuple[dict[str, list[str]], int]:
     known = leaves_of(choice)
     readers = readers_of(plain_of(choice))
     real = {*known, *readers.options, *readers.refused}
+    real |= {path.rpartition(".")[0] for path in known}  # `data.sizes=1` takes the place of a part
     for path in known:
         number += 1
         parent, _, name = path.rpartition(".")

@@ -48,6 +48,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="there is no NVIDIA GPU that torch can use"))
 
 
+@pytest.fixture
+def any_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Benchmarks measure whatever else runs on this machine; their times mean nothing."""
+    from necklace.cli import bench_machine
+
+    monkeypatch.setattr(bench_machine, "BUSY", float("inf"))
+    monkeypatch.setattr(bench_machine, "_LOOK_S", 0.01)
+
+
 @contextmanager
 def initialised() -> Iterator[None]:
     """Hydra with the project's configs, whether a test has initialised it or not."""

@@ -27,7 +27,7 @@ from necklace.options.refusal import composed
 from tests.conftest import CONFIGS
 
 GROUPS = ["neck", "trainer", "optimizer", "callbacks", "data", "backbone", "head", "logger"]
-NEEDS = {"data/folder": ["data.root=images"], "data/voc": ["data.root=images"]}
+NEEDS = {f"data/{name}": ["data.root=images"] for name in ("coco", "folder", "voc", "yolo")}
 CHOICES = sorted(
     str(path.relative_to(CONFIGS).with_suffix(""))
     for path in CONFIGS.rglob("*.yaml")
@@ -109,6 +109,7 @@ def mistakes(choice: str, number: int) -> tuple[dict[str, list[str]], int]:
     known = leaves_of(choice)
     readers = readers_of(plain_of(choice))
     real = {*known, *readers.options, *readers.refused}
+    real |= {path.rpartition(".")[0] for path in known}  # `data.sizes=1` takes the place of a part
     for path in known:
         number += 1
         parent, _, name = path.rpartition(".")
@@ -321,6 +322,7 @@ def test_all_problems_are_listed_at_once(check: Callable[..., dict[str, str]]) -
         ("backbone=resnet18", "backbone.pretrained_skip=[conv1]", "there is no backbone.pretrained"),
         ("neck=focal neck.focal_level=1", "neck.focal_factor=4", "no second level"),
         ("neck=focal", "neck.ln_eps=1e-6", "use_postln_in_modulation is off"),
+        ("optimizer=sgd", "optimizer.momentum=0.8", "schedule=one_cycle moves it from 0.95 to 0.85"),
     ],
 )
 def test_an_option_without_effect_is_refused_where_it_is_given(

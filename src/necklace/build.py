@@ -96,12 +96,12 @@ def facts_of(resolved: dict[str, Any]) -> DataFacts:
 def _facts(data: str) -> DataFacts:
     options, batch_size = json.loads(data)
     try:
-        _, sizes, rest = _data_parts(options)
+        augment, sizes, rest = _data_parts(options)
         splits = splits_of(splits_key(options))
         sampler = rest.pop("sampler", "shuffle")
         if unknown := rest.keys() - set(OTHER_OPTIONS):
             raise TypeError(f"unexpected option {min(unknown)}")
-        size = checked_size(splits.images["train"], sizes, batch_size, sampler)
+        size = checked_size(splits.images["train"], sizes, batch_size, sampler, augment)
     except TypeError as error:
         raise ValueError(f"data={options['source']['_target_']}: {error}") from error
     return DataFacts(splits.digest, len(splits.classes), size, splits.own_val)

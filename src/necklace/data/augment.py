@@ -15,15 +15,21 @@ from functools import lru_cache
 
 import torch
 
+from necklace.data.boxes import Targets
+from necklace.data.mosaic import draw_layout, mosaic
+from necklace.data.moved_boxes import cropped, flipped
+
 GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue in brightness, Rec. 601
 ASPECT = 4 / 3  # largest ratio between the aspects of crop and image, in both directions
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Augmentation of training images; every draw is per image. The order is crop, shift, flip, photometric, cutout.
+    """Augmentation of training images; every draw is per image. The order is mosaic, crop, shift, flip, photometric, cutout.
 
     Attributes:
+        mosaic: The probability that an image becomes a mosaic of four of its batch, see `mosaic.py`; 0 for none. Only for
+            images with boxes.
         crop_scale: Cut out a box and resize it to the image's size. Its share of the area is uniform in [crop_scale, 1], its
             aspect log-uniform within 4/3 of the image's own, as far as such a box fits; 1 for none.
         crop_padding: Shift by up to this many pixels along each axis; the gap is filled by reflection; 0 for none.
@@ -41,6 +47,7 @@ class Augmentation:
     cutout: int = 0
     photometric: float = 0.0
     crop_scale: float = 1.0
+    mosaic: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("crop_padding", "cutout"):
@@ -48,6 +55,8 @@ class Augmentation:
                 raise ValueError(f"data.augment.{name}={getattr(self, name)}: must be 0 (off) or a number of pixels")
         if not 0 <= self.photometric <= 1:
             raise ValueError(f"data.augment.photometric={self.photometric}: must be 0 (off) or a strength up to 1")
+        if not 0 <= self.mosaic <= 1:
+            raise ValueError(f"data.augment.mosaic={self.mosaic}: must be 0 (off) or a probability up to 1")
         if not 0 < self.crop_scale <= 1:
             raise ValueError(f"data.augment.crop_scale={self.crop_scale}: must be 1 (off) or a share of the area above 0")
 
@@ -61,11 +70,39 @@ class Augmentation:
         Returns:
             uint8 [B, H, W, 3]; `images` is not changed.
         """
+        crops, draws = self._draws(images.shape, generator)
+        return self._changed(images, crops, draws)
+
+    def with_boxes(self, images: torch.Tensor, targets: Targets, generator: torch.Generator) -> tuple[torch.Tensor, Targets]:
+        """Augment a batch and its boxes, with the draws that a batch without boxes has, after those of mosaics.
+
+        Args:
+            images: uint8 [B, H, W, 3].
+            targets: Their boxes.
+            generator: A CPU generator, so that the draws are the same on every device.
+
+        Returns:
+            Images as in `__call__`, and the boxes in them, see `moved_boxes.py`.
+        """
+        count, height, width = images.shape[:3]
+        left: torch.Tensor | float = 1.0
+        if self.mosaic:
+            layout = draw_layout(count, height, width, self.mosaic, generator)
+            images, targets, left = mosaic(images, targets, layout)
+        crops, draws = self._draws(images.shape, generator)
+        if crops is not None:
+            targets = cropped(targets, crops.to(images.device, non_blocking=True), (height, width), left)
+        if self.flip:
+            targets = flipped(targets, draws[1].view(-1).to(images.device, non_blocking=True), width)
+        return self._changed(images, crops, draws), targets
+
+    def _changed(self, images: torch.Tensor, crops: torch.Tensor | None, draws: list[torch.Tensor]) -> torch.Tensor:
+        """Images uint8 [B, H, W, 3], changed as drawn; see `_draws`."""
         count, height, width = images.shape[:3]
         device = images.device
-        if self.crop_scale < 1:
-            images = resized_crops(images, _boxes(count, height, width, self.crop_scale, generator))
-        shifts, mirrored, factors, centres = _on(device, self._draws(count, height, width, generator))
+        if crops is not None:
+            images = resized_crops(images, crops)
+        shifts, mirrored, factors, centres = _on(device, draws)
         rows = torch.arange(height, device=device).expand(count, height)
         columns = torch.arange(width, device=device).expand(count, width)
         if self.crop_padding:
@@ -85,8 +122,13 @@ class Augmentation:
             images = images.masked_fill((hit_rows[:, :, None] & hit_columns[:, None, :]).unsqueeze(3), 128)
         return images
 
-    def _draws(self, count: int, height: int, width: int, generator: torch.Generator) -> list[torch.Tensor]:
-        """Shifts int64 [2, B, 1], flips bool [B, 1], factors [3, B] and centres int64 [2, B, 1]; empty where they are off."""
+    def _draws(self, shape: Sequence[int], generator: torch.Generator) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+        """The boxes to cut out, int64 [B, 4], None for none; and the rest, empty where it is off.
+
+        The rest is shifts int64 [2, B, 1], flips bool [B, 1], factors [3, B] and centres int64 [2, B, 1].
+        """
+        count, height, width = shape[:3]
+        crops = _boxes(count, height, width, self.crop_scale, generator) if self.crop_scale < 1 else None
         shifts = flips = factors = centres = torch.empty(0)
         if self.crop_padding:
             shifts = torch.randint(-self.crop_padding, self.crop_padding + 1, (2, count, 1), generator=generator)
@@ -96,7 +138,7 @@ class Augmentation:
             factors = 1 + self.photometric * (2 * torch.rand(3, count, generator=generator) - 1)
         if self.cutout:
             centres = torch.stack([torch.randint(side, (count, 1), generator=generator) for side in (height, width)])
-        return [shifts, flips, factors, centres]
+        return crops, [shifts, flips, factors, centres]
 
 
 def _on(device: torch.device, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -1,5 +1,9 @@
-"""Do images, sizes, batch size and sampler go together? Asked without Lightning, as a plan asks before it trains anything."""
+"""Do images, sizes, batch size, sampler and augmentation go together?
 
+Asked without Lightning, as a plan asks before it trains anything.
+"""
+
+from necklace.data.augment import Augmentation
 from necklace.data.images import ImageSet
 from necklace.data.sampler import check_sampler
 from necklace.data.sizes import Native, Sizes
@@ -8,7 +12,7 @@ from necklace.data.sizes import Native, Sizes
 OTHER_OPTIONS = ("eval_sizes", "mean", "std")
 
 
-def checked_size(train: ImageSet, sizes: Sizes, batch_size: int, sampler: object) -> tuple[int, int]:
+def checked_size(train: ImageSet, sizes: Sizes, batch_size: int, sampler: object, augment: Augmentation) -> tuple[int, int]:
     """Check that batches can be made, and give a typical height and width of their images.
 
     Args:
@@ -16,6 +20,7 @@ def checked_size(train: ImageSet, sizes: Sizes, batch_size: int, sampler: object
         sizes: The plan of sizes.
         batch_size: Images in a training step, over all ranks.
         sampler: The option.
+        augment: The augmentation of training images.
 
     Returns:
         The fixed size, the evaluation size, or the most frequent native one.
@@ -28,6 +33,15 @@ def checked_size(train: ImageSet, sizes: Sizes, batch_size: int, sampler: object
     if len(train) < batch_size:
         raise ValueError(f"batch_size={batch_size}: larger than the training split of {len(train)} images")
     check_sampler(sampler, train.labels)
+    if train.boxes is not None and augment.crop_padding:
+        raise ValueError(
+            f"data.augment.crop_padding={augment.crop_padding}: must be 0 where images have boxes, as the reflection at "
+            "the border shows things that have no box (data.augment.crop_scale cuts out boxes)"
+        )
+    if train.boxes is None and augment.mosaic:
+        raise ValueError(
+            f"data.augment.mosaic={augment.mosaic}: must be 0 where images have no boxes (task=detection reads them)"
+        )
     if isinstance(sizes, Native):
         shapes, counts = sizes.native_shapes(train.shapes).unique(dim=0, return_counts=True)
         height, width = shapes[counts.argmax()].tolist()

@@ -64,7 +64,8 @@ def check_options(
         raise OptionError("\n".join([*problems, str(error)])) from error
     wrong = _value_problems(values, readers, refers)
     problems += wrong.values()
-    problems += trainer_problems(values["trainer"], values.get("epochs")) if isinstance(values.get("trainer"), dict) else []
+    if isinstance(values.get("trainer"), dict):
+        problems += trainer_problems(values["trainer"], values.get("epochs"), values.get("optimizer"))
     if not problems:
         before_trial()
         problems = _trial_problems(values, plain, choices)
@@ -199,6 +200,9 @@ def _without_effect(values: dict[str, Any]) -> dict[str, str]:
         target = str(node.get("_target_", path))
         rule = RULES.get(defined(target) if "." in target else target)
         found |= {f"{path}.{name}": why for name, why in (rule(node) if rule else {}).items() if name in node}
+    schedule = values.get("schedule")
+    if isinstance(schedule, dict) and defined(str(schedule.get("_target_", "schedule."))) == "necklace.schedules.one_cycle":
+        found["optimizer.momentum"] = "schedule=one_cycle moves it from 0.95 to 0.85 and back"
     return found
 
 

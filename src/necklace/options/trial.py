@@ -70,8 +70,9 @@ def _without_dynamo(optimizer: Any) -> Any:
     """An optimizer, as `_partial_` gives it, that does not import torch's compiler (1.3 s) to keep out of it."""
     if not isinstance(optimizer, partial) or not inspect.isclass(optimizer.func):
         return optimizer
-    plain = {"add_param_group": inspect.unwrap(optimizer.func.add_param_group)}
-    return partial(type(optimizer.func.__name__, (optimizer.func,), plain), *optimizer.args, **optimizer.keywords)
+    made: Any = optimizer.func
+    plain = {"add_param_group": inspect.unwrap(made.add_param_group)}
+    return partial(type(made.__name__, (made,), plain), *optimizer.args, **optimizer.keywords)
 
 
 def _maker(path: str, node: dict[str, Any]) -> Callable[[], Any] | None:

@@ -195,13 +195,13 @@ LAYOUTS = [
     Case(
         "YOLO in splits",
         "train/images:2 valid/images:1",
-        f"ROOT/train has images/ and labels/, the layout of YOLO: data=yolo task=detection reads it",
+        "ROOT/train has images/ and labels/, the layout of YOLO: data=yolo task=detection reads it",
         files={"train/labels/0000.txt": b"0 0.5 0.5 1 1"},
     ),
     Case(
         "YOLO",
         "images/train:2 images/val:1",
-        f"data.root=ROOT has images/ and labels/, the layout of YOLO: data=yolo task=detection reads it",
+        "data.root=ROOT has images/ and labels/, the layout of YOLO: data=yolo task=detection reads it",
         files={"labels/train/0000.txt": b"0 0.5 0.5 1 1"},
     ),
     Case(

@@ -183,7 +183,8 @@ LAYOUTS = [
     Case(
         "images with XML",
         "train:2",
-        "ROOT/train: 2 images and no class folders, but annotations in XML: data=voc task=multilabel or task=detection reads such",
+        "ROOT/train: 2 images and no class folders, but annotations in XML: data=voc task=multilabel or "
+        "task=detection reads such",
         files={"train/0000.xml": b"<annotation/>", "train/0001.xml": b"<annotation/>"},
     ),
     Case(
@@ -207,7 +208,8 @@ LAYOUTS = [
     Case(
         "Pascal VOC",
         "JPEGImages:3",
-        "data.root=ROOT has Annotations/ and JPEGImages/, the layout of Pascal VOC: data=voc task=multilabel or task=detection reads it",
+        "data.root=ROOT has Annotations/ and JPEGImages/, the layout of Pascal VOC: data=voc task=multilabel or task=detection "
+        "reads it",
         files={"Annotations/0000.xml": b"<annotation/>", "ImageSets/Main/train.txt": b"0000"},
     ),
     Case(

@@ -142,7 +142,8 @@ def _check_other_layouts(shown: str, root: Path, folders: list[str]) -> None:
     names = {name.lower(): name for name in folders}
     if "annotations" in names and "jpegimages" in names:
         raise ValueError(
-            f"{shown} has Annotations/ and JPEGImages/, the layout of Pascal VOC: data=voc task=multilabel or task=detection reads it"
+            f"{shown} has Annotations/ and JPEGImages/, the layout of Pascal VOC: data=voc task=multilabel or "
+            "task=detection reads it"
         )
     if "images" in names and "labels" in names and not holds_images(root / names["labels"]):
         raise ValueError(f"{shown} has images/ and labels/, the layout of YOLO: data=yolo task=detection reads it")

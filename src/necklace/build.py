@@ -1,11 +1,12 @@
 """From a resolved config to its data and its model."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from necklace.data.augment import Augmentation
@@ -21,7 +22,7 @@ REFERRED += ("max_pixels", "links", "test_fraction", "labels")
 # What the run gives each part of a config itself, and the config may not: the names, and how many arguments by their place.
 GIVEN: dict[str, tuple[tuple[str, ...], int]] = {
     "neck": (("channels",), 0),
-    "head": (("channels", "num_classes", "map_size", "stride"), 0),
+    "head": (("channels", "num_classes", "map_size", "stride", "strides"), 0),
     "task": (("model", "classes", "optimizer", "schedule", "seed"), 0),
     "optimizer": ((), 1),
     "schedule": ((), 3),
@@ -73,7 +74,13 @@ def model_for(config: DictConfig, classes: int, image_size: tuple[int, int] | No
         classes,
         image_size,
         config.seed,
+        is_dense(config.head),
     )
+
+
+def is_dense(head: Mapping[str, Any] | DictConfig) -> bool:
+    """Whether a head's config names a dense head, which is built from all maps of the backbone."""
+    return bool(getattr(get_object(str(head["_target_"])), "dense", False))
 
 
 @dataclass(frozen=True)

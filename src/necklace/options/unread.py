@@ -12,7 +12,10 @@ Node = Mapping[str, Any]
 
 
 def _backbone(node: Node) -> dict[str, str]:
-    return {} if node.get("pretrained") else {"pretrained_skip": "there is no backbone.pretrained"}
+    found = {} if node.get("pretrained") else {"pretrained_skip": "there is no backbone.pretrained"}
+    if stages := node.get("stages"):
+        found["stage"] = f"backbone.stages={','.join(map(str, stages))} says where it ends"
+    return found
 
 
 def _focal_modulation(node: Node) -> dict[str, str]:

@@ -90,11 +90,12 @@ class DenseHead(nn.Module):
             self.lateral = nn.Sequential(nn.Conv2d(used[0], width, 1, bias=False), nn.BatchNorm2d(width))
         self.class_tower = _Tower(width, depth, kernel, levels)
         self.box_tower = _Tower(width, depth, kernel, levels)
-        self.scores = nn.Conv2d(width, num_classes, 1)
-        self.distances = nn.Conv2d(width, 4, 1)
+        # Linear layers at each point, which as 1x1 convolutions to so few channels would take a slow path on a CPU.
+        self.scores = nn.Linear(width, num_classes)
+        self.distances = nn.Linear(width, 4)
         for layer, bias in ((self.scores, -math.log(1 / PRIOR - 1)), (self.distances, math.log(REACH))):
             nn.init.normal_(layer.weight, std=0.01)
-            nn.init.constant_(layer.bias, bias)  # pyright: ignore[reportArgumentType]
+            nn.init.constant_(layer.bias, bias)
 
     def maps(self, features: Sequence[Tensor]) -> list[Tensor]:
         """The predictions of each level before they are decoded: [B, K + 4, h, w] of features [B, C, h, w]."""
@@ -103,10 +104,12 @@ class DenseHead(nn.Module):
             levels = list(self.pyramid(named).values())
         else:
             levels = [self.lateral(features[-1])]
-        return [
-            torch.cat([self.scores(self.class_tower(x, number)), self.distances(self.box_tower(x, number))], 1)
-            for number, x in enumerate(levels)
-        ]
+        maps = []
+        for number, x in enumerate(levels):
+            towers = (tower(x, number).permute(0, 2, 3, 1) for tower in (self.class_tower, self.box_tower))
+            parts = [layer(points) for layer, points in zip((self.scores, self.distances), towers, strict=True)]
+            maps.append(torch.cat(parts, 3).permute(0, 3, 1, 2))
+        return maps
 
     def forward(self, features: Sequence[Tensor]) -> Dense:
         """Predict classes and boxes.

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from necklace.data.augment import Augmentation
+from necklace.data.boxes import Boxes, Targets
 from necklace.data.datamodule import DataModule
 from necklace.data.glyphs import Glyphs
 from necklace.data.sizes import Fixed
@@ -80,3 +83,48 @@ def test_a_sample_is_spread_over_training_images_and_not_augmented() -> None:
     assert len(train) == 54
     torch.testing.assert_close(images, (expected / 255 - 0.5) / 0.25)
     assert torch.cat(list(data.sample(1000))).shape == (54, 3, 5, 5)
+
+
+class Boxed(Toy):
+    """Toy images with a box of each size, and every fifth without."""
+
+    def split(self, name):
+        images = super().split(name)
+        if images is None:
+            return None
+        image = torch.tensor([index for index in range(len(images)) if index % 5]).numpy()
+        corners = torch.tensor([[1, 2, 2 + index % 3, 4] for index in image.tolist()]).numpy()
+        boxes = Boxes.build(corners, 0 * image + 1, 0 * image, image, len(images))
+        return replace(images, labels=boxes.labels(2), boxes=boxes)
+
+
+def test_a_batch_of_images_with_boxes_has_targets_in_its_own_pixels() -> None:
+    splits = read_splits(Boxed([40, 20]))
+    data = DataModule(splits, sizes=Fixed([10, 20]), batch_size=8, seed=0, augment=Augmentation(flip=True))
+    train = splits.images["train"]
+    assert train.boxes is not None
+    seen = 0
+    for batch in data.train_dataloader():
+        targets = batch.labels
+        assert isinstance(targets, Targets)
+        assert targets.count == len(batch.images)
+        for place, index in enumerate(batch.indices.tolist()):
+            stored = train.boxes.of(index)[0]
+            height, width = train.shapes[index].tolist()
+            scale = torch.tensor([20 / width, 10 / height]).repeat(2)
+            assert torch.allclose(targets.boxes[targets.image == place], stored * scale)
+            seen += len(stored)
+        plain, moved = data.prepare(batch, augment=False), data.prepare(batch, augment=True)
+        assert torch.equal(plain.labels.boxes, targets.boxes)
+        assert not torch.equal(moved.labels.boxes, targets.boxes)
+        assert torch.equal(moved.labels.boxes[:, 1::2], targets.boxes[:, 1::2])
+    assert seen > 0.8 * len(train.boxes.classes)
+    images = torch.cat([batch.labels.image + batch.indices[0] for batch in data.test_dataloader()])
+    test = splits.images["test"].boxes
+    assert test is not None
+    assert images.tolist() == test.image.tolist()
+
+
+def test_reflection_at_the_border_is_refused_where_images_have_boxes() -> None:
+    with pytest.raises(ValueError, match=r"data\.augment\.crop_padding=2: must be 0 where images have boxes"):
+        DataModule(read_splits(Boxed([40, 20])), Fixed(5), 8, 0, Augmentation(crop_padding=2))

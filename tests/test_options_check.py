@@ -109,6 +109,7 @@ def mistakes(choice: str, number: int) -> tuple[dict[str, list[str]], int]:
     known = leaves_of(choice)
     readers = readers_of(plain_of(choice))
     real = {*known, *readers.options, *readers.refused}
+    real |= {path.rpartition(".")[0] for path in known}  # `data.sizes=1` takes the place of a part
     for path in known:
         number += 1
         parent, _, name = path.rpartition(".")

@@ -55,6 +55,7 @@ MOST = 100
 ADDED: dict[str, Any] = {
     "data.labels": "fine",
     "data.sampler": "shuffle",
+    "data.boxes": False,
     "task.bias_lr": 1.0,
     "task.class_weights": None,
     "task.monitor": None,

@@ -15,6 +15,9 @@ from functools import lru_cache
 
 import torch
 
+from necklace.data.boxes import Targets
+from necklace.data.moved_boxes import cropped, flipped
+
 GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue in brightness, Rec. 601
 ASPECT = 4 / 3  # largest ratio between the aspects of crop and image, in both directions
 
@@ -61,11 +64,35 @@ class Augmentation:
         Returns:
             uint8 [B, H, W, 3]; `images` is not changed.
         """
+        crops, draws = self._draws(images.shape, generator)
+        return self._changed(images, crops, draws)
+
+    def with_boxes(self, images: torch.Tensor, targets: Targets, generator: torch.Generator) -> tuple[torch.Tensor, Targets]:
+        """Augment a batch and its boxes, with the draws that a batch without boxes has.
+
+        Args:
+            images: uint8 [B, H, W, 3].
+            targets: Their boxes.
+            generator: A CPU generator, so that the draws are the same on every device.
+
+        Returns:
+            Images as in `__call__`, and the boxes in them, see `moved_boxes.py`.
+        """
+        height, width = images.shape[1:3]
+        crops, draws = self._draws(images.shape, generator)
+        if crops is not None:
+            targets = cropped(targets, crops.to(images.device, non_blocking=True), (height, width))
+        if self.flip:
+            targets = flipped(targets, draws[1].view(-1).to(images.device, non_blocking=True), width)
+        return self._changed(images, crops, draws), targets
+
+    def _changed(self, images: torch.Tensor, crops: torch.Tensor | None, draws: list[torch.Tensor]) -> torch.Tensor:
+        """Images uint8 [B, H, W, 3], changed as drawn; see `_draws`."""
         count, height, width = images.shape[:3]
         device = images.device
-        if self.crop_scale < 1:
-            images = resized_crops(images, _boxes(count, height, width, self.crop_scale, generator))
-        shifts, mirrored, factors, centres = _on(device, self._draws(count, height, width, generator))
+        if crops is not None:
+            images = resized_crops(images, crops)
+        shifts, mirrored, factors, centres = _on(device, draws)
         rows = torch.arange(height, device=device).expand(count, height)
         columns = torch.arange(width, device=device).expand(count, width)
         if self.crop_padding:
@@ -85,8 +112,13 @@ class Augmentation:
             images = images.masked_fill((hit_rows[:, :, None] & hit_columns[:, None, :]).unsqueeze(3), 128)
         return images
 
-    def _draws(self, count: int, height: int, width: int, generator: torch.Generator) -> list[torch.Tensor]:
-        """Shifts int64 [2, B, 1], flips bool [B, 1], factors [3, B] and centres int64 [2, B, 1]; empty where they are off."""
+    def _draws(self, shape: Sequence[int], generator: torch.Generator) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+        """The boxes to cut out, int64 [B, 4], None for none; and the rest, empty where it is off.
+
+        The rest is shifts int64 [2, B, 1], flips bool [B, 1], factors [3, B] and centres int64 [2, B, 1].
+        """
+        count, height, width = shape[:3]
+        crops = _boxes(count, height, width, self.crop_scale, generator) if self.crop_scale < 1 else None
         shifts = flips = factors = centres = torch.empty(0)
         if self.crop_padding:
             shifts = torch.randint(-self.crop_padding, self.crop_padding + 1, (2, count, 1), generator=generator)
@@ -96,7 +128,7 @@ class Augmentation:
             factors = 1 + self.photometric * (2 * torch.rand(3, count, generator=generator) - 1)
         if self.cutout:
             centres = torch.stack([torch.randint(side, (count, 1), generator=generator) for side in (height, width)])
-        return [shifts, flips, factors, centres]
+        return crops, [shifts, flips, factors, centres]
 
 
 def _on(device: torch.device, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -7,12 +7,13 @@ that tensor lies on the device, where it fits.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 
 from necklace.data.augment import Augmentation, normalise
+from necklace.data.boxes import Targets
 from necklace.data.images import ImageSet, SplitName
 from necklace.data.sampler import Balanced, Sampler, check_sampler
 from necklace.data.sizes import Fixed, Native, Sizes, Step
@@ -29,14 +30,14 @@ class Batch(NamedTuple):
 
     Attributes:
         images: uint8 [B, H, W, 3] from the loader; float32 [B, 3, H, W] once on the device and normalised.
-        labels: int64 [B], or int8 [B, K] (1 present, 0 absent, -1 ignored).
+        labels: int64 [B], or int8 [B, K] (1 present, 0 absent, -1 ignored), or `Targets` where the images have boxes.
         indices: int64 [B], the images' positions in their split.
         total: Images of this step over all ranks; a number of the host, so that nothing waits for the device to read it.
         step: Epoch, step and rank: the position of this batch in the augmentation's random stream.
     """
 
     images: torch.Tensor
-    labels: torch.Tensor
+    labels: Any
     indices: torch.Tensor
     total: int
     step: tuple[int, int, int]
@@ -98,7 +99,6 @@ class Batches:
     Args:
         plan: Returns the epoch and its steps; called at each pass.
         images: The split's images.
-        labels: [N] or [N, K].
         rank: This process among those that share the plan.
         device: Where the images are wanted.
     """
@@ -107,11 +107,10 @@ class Batches:
         self,
         plan: Callable[[], tuple[int, list[Step]]],
         images: SizedImages,
-        labels: torch.Tensor,
         rank: int,
         device: torch.device = CPU,
     ) -> None:
-        self.plan, self.images, self.labels, self.rank, self.device = plan, images, labels, rank, device
+        self.plan, self.images, self.rank, self.device = plan, images, rank, device
 
     def __len__(self) -> int:
         return len(self.plan()[1])
@@ -121,11 +120,17 @@ class Batches:
         for number, step in enumerate(steps):
             yield Batch(
                 self.images.gather(step.indices, step.size, self.device),
-                self.labels[step.indices],
+                self._labels(step),
                 step.indices,
                 step.total,
                 (epoch, number, self.rank),
             )
+
+    def _labels(self, step: Step) -> torch.Tensor | Targets:
+        images = self.images.images
+        if images.boxes is None:
+            return images.labels[step.indices]
+        return images.boxes.targets(step.indices, images.shapes, step.size)
 
 
 class DataModule(pl.LightningDataModule):
@@ -175,6 +180,11 @@ class DataModule(pl.LightningDataModule):
         if len(train) < batch_size:
             raise ValueError(f"batch_size={batch_size}: larger than the training split of {len(train)} images")
         check_sampler(sampler, train.labels)
+        if train.boxes is not None and augment.crop_padding:
+            raise ValueError(
+                f"data.augment.crop_padding={augment.crop_padding}: must be 0 where images have boxes, as the reflection at "
+                "the border shows things that have no box (data.augment.crop_scale cuts out boxes)"
+            )
         self.sizes, self.seed, self.batch_size, self.augment, self.sampler = sizes, seed, batch_size, augment, sampler
         self.mean, self.std = tuple(mean), tuple(std)
         self.splits, self.classes, self.skipped, self.min_gap = splits.images, splits.classes, splits.skipped, splits.min_gap
@@ -191,8 +201,7 @@ class DataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> Batches:
         """Return the training batches; each pass uses the trainer's current epoch."""
-        train, labels = self._sized["train"], self.splits["train"].labels
-        return Batches(self._train_plan, train, labels, self._ranks()[0], self._device())
+        return Batches(self._train_plan, self._sized["train"], self._ranks()[0], self._device())
 
     def val_dataloader(self) -> Batches:
         """Return all val images, each once over all ranks."""
@@ -219,7 +228,7 @@ class DataModule(pl.LightningDataModule):
         if not steps:
             raise ValueError(f"the {name} split of {len(images)} images has no image for rank {rank} of {world_size}")
         sized = self._sized[name] if size is None else SizedImages(images, None)
-        return Batches(lambda: (0, steps), sized, images.labels, rank, self._device())
+        return Batches(lambda: (0, steps), sized, rank, self._device())
 
     def sample(self, count: int) -> Iterator[torch.Tensor]:
         """Yield at most `count` training images, spread evenly over the split: float32 [B, 3, H, W], not augmented."""
@@ -255,10 +264,14 @@ class DataModule(pl.LightningDataModule):
 
     def prepare(self, batch: Batch, augment: bool) -> Batch:
         """Augment, if asked to, and normalise a batch of the loader for the model."""
-        images = batch.images
+        images, labels = batch.images, batch.labels
         if augment:
-            images = self.augment(images, torch_generator(self.seed, "augment", *batch.step))
-        return batch._replace(images=normalise(images, self.mean, self.std))
+            generator = torch_generator(self.seed, "augment", *batch.step)
+            if isinstance(labels, Targets):
+                images, labels = self.augment.with_boxes(images, labels, generator)
+            else:
+                images = self.augment(images, generator)
+        return batch._replace(images=normalise(images, self.mean, self.std), labels=labels)
 
 
 def _class_counts(labels: torch.Tensor, classes: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Images whose pixels are equal: in two splits, or with two labels.
+"""Images whose pixels are equal: in two splits, or with two labels (with boxes: with other boxes).
 
 Equal means: the same decoded pixels at the same shape, whatever the files' names, formats and metadata. An image that was
 compressed again is another image.
@@ -29,7 +29,8 @@ def duplicate_notes(images: Mapping[SplitName, ImageSet]) -> list[str]:
         Sentences without full stop, such as `3 test images are also in train (first: test/a/x.png = train/a/y.png)`.
     """
     groups = list(_equal(images))
-    labels = {split: [_value(label) for label in one.labels.tolist()] for split, one in images.items()} if groups else {}
+    labels = {split: _labels(one) for split, one in images.items()} if groups else {}
+    label = "another label" if all(one.boxes is None for one in images.values()) else "other boxes"
     notes = []
     for split, other in PAIRS:
         pairs = sorted(
@@ -43,7 +44,7 @@ def duplicate_notes(images: Mapping[SplitName, ImageSet]) -> list[str]:
         if pairs:
             unlike = sum(labels[place[0]][place[1]] != labels[twin[0]][twin[1]] for place, twin in pairs)
             text = f"{number_of(len(pairs), f'{split} image')} {'are' if len(pairs) > 1 else 'is'} also in {other}"
-            more = f", {unlike} of them with another label" if unlike else ""
+            more = f", {unlike} of them with {label}" if unlike else ""
             notes.append(f"{text}{more} (first: {_shown(images, *pairs[0])})")
     for split in images:
         members = [[place for place in group if place[0] == split] for group in groups]
@@ -52,9 +53,7 @@ def duplicate_notes(images: Mapping[SplitName, ImageSet]) -> list[str]:
             count = sum(map(len, unlike))
             first = min(unlike)
             twin = next(place for place in first if labels[place[0]][place[1]] != labels[split][first[0][1]])
-            notes.append(
-                f"{count} {split} images have an equal image with another label (first: {_shown(images, first[0], twin)})"
-            )
+            notes.append(f"{count} {split} images have an equal image with {label} (first: {_shown(images, first[0], twin)})")
     return notes
 
 
@@ -96,8 +95,13 @@ def _pixels(images: ImageSet) -> Iterator[tuple[int, int, memoryview]]:
         yield height, width, content[start : start + height * width * 3]
 
 
-def _value(label: int | list[int]) -> int | tuple[int, ...]:
-    return tuple(label) if isinstance(label, list) else label
+def _labels(images: ImageSet) -> list[int] | list[tuple[int, ...]] | list[bytes]:
+    """What each image is said to show, and where."""
+    if images.boxes is not None:
+        every = (images.boxes.of(index) for index in range(len(images)))
+        return [b"".join(part.numpy().tobytes() for part in parts) for parts in every]
+    labels = images.labels.tolist()
+    return labels if images.labels.ndim == 1 else list(map(tuple, labels))
 
 
 def _shown(images: Mapping[SplitName, ImageSet], *places: Place) -> str:

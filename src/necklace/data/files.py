@@ -14,7 +14,7 @@ import re
 import threading
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,6 +147,22 @@ def _upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except Exception:  # as in decode(); without a readable orientation, the image is used as stored
         return image
+
+
+def orientations(files: Sequence[File]) -> list[int]:
+    """Return how `decode` turns each file, as EXIF numbers it: 1 (not at all) to 8."""
+    with warnings.catch_warnings(), ThreadPoolExecutor(cores()) as pool:  # once around all threads, as in decode_files()
+        warnings.simplefilter("ignore")
+        return list(pool.map(_orientation, files))
+
+
+def _orientation(file: File) -> int:
+    try:
+        with _pillow_limit.at(file.max_pixels), Image.open(file.path, formats=FORMATS) as image:
+            found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as in _upright()
+        return 1
+    return found if found in range(1, 9) else 1
 
 
 def _rgb(image: Image.Image) -> np.ndarray:

@@ -15,6 +15,7 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from necklace.data.boxes import Boxes
 from necklace.data.files import cores
 
 SplitName = Literal["train", "val", "test"]
@@ -34,6 +35,8 @@ class ImageSet:
         names: A unique id for each image, such as its relative path or `train/17`.
         starts: int64 `[N]`, the position in `pixels` where each image begins, for pixels that are mapped from a file and must
             not be copied; None if the images are stored one after another.
+        boxes: The true boxes of the images, inside of them; `labels` are then int8 `[N, K]`. None where nothing is known of
+            where things are.
     """
 
     pixels: torch.Tensor
@@ -41,6 +44,7 @@ class ImageSet:
     labels: torch.Tensor
     names: tuple[str, ...]
     starts: torch.Tensor | None = None
+    boxes: Boxes | None = None
 
     def __post_init__(self):
         count = len(self.names)
@@ -66,15 +70,33 @@ class ImageSet:
             raise ValueError(f"an image of this start and shape does not lie within the {self.pixels.numel()} pixels")
         if len(set(self.names)) != count:
             raise ValueError("names of images must be unique")
+        if self.boxes is not None:
+            self._check_boxes(self.boxes)
+
+    def _check_boxes(self, boxes: Boxes) -> None:
+        if self.labels.ndim != 2 or len(boxes) != len(self):
+            raise ValueError(f"boxes of {len(boxes)} images need labels int8 [{len(boxes)}, K] of as many images")
+        sides = self.shapes[boxes.image][:, [1, 0]]
+        if bool((boxes.xyxy[:, :2] < 0).any()) or bool((boxes.xyxy[:, 2:] > sides).any()):
+            raise ValueError("boxes must lie inside their images")
+        if bool((boxes.classes >= self.labels.shape[1]).any()):
+            raise ValueError(f"classes of boxes must be below {self.labels.shape[1]}, the number of classes")
 
     @classmethod
-    def build(cls, images: Iterable[torch.Tensor], labels: Sequence[int] | torch.Tensor, names: Sequence[str]) -> "ImageSet":
+    def build(
+        cls,
+        images: Iterable[torch.Tensor],
+        labels: Sequence[int] | torch.Tensor,
+        names: Sequence[str],
+        boxes: Boxes | None = None,
+    ) -> "ImageSet":
         """Make a set of separate images.
 
         Args:
             images: uint8 tensors, each `[h, w, 3]`.
             labels: One class index for each image, or int8 `[N, K]` as in `ImageSet`.
             names: A unique id for each image.
+            boxes: The boxes of the images, or None.
 
         Returns:
             The set, with the images in the given order.
@@ -85,6 +107,7 @@ class ImageSet:
             shapes=torch.tensor([image.shape[:2] for image in images], dtype=torch.int64).reshape(len(images), 2),
             labels=labels if isinstance(labels, torch.Tensor) else torch.tensor(labels, dtype=torch.int64).reshape(len(labels)),
             names=tuple(names),
+            boxes=boxes,
         )
 
     def __len__(self) -> int:
@@ -153,7 +176,7 @@ class ImageSet:
         return out
 
     def digest(self) -> str:
-        """Return the SHA-256 over shapes, labels, pixels and names, in hexadecimal."""
+        """Return the SHA-256 over shapes, labels, pixels, names and, if there are some, boxes, in hexadecimal."""
         digest = hashlib.sha256()
         for part in (self.shapes, self.labels):
             array = part.contiguous().numpy()
@@ -168,6 +191,8 @@ class ImageSet:
             # A file name on Linux may be any bytes; Python represents the undecodable ones as surrogates.
             encoded = name.encode("utf-8", "surrogateescape")
             digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        if self.boxes is not None:
+            digest.update(f"|boxes {self.boxes.digest()}".encode())
         return digest.hexdigest()
 
     def select(self, indices: torch.Tensor | Sequence[int]) -> "ImageSet":
@@ -187,6 +212,7 @@ class ImageSet:
             labels=self.labels[chosen],
             names=tuple(self.names[index] for index in chosen.tolist()),
             starts=starts,
+            boxes=None if self.boxes is None else self.boxes.select(chosen),
         )
 
     def _runs(self) -> Iterator[torch.Tensor]:

@@ -7,15 +7,18 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
+from necklace.data.boxes import Boxes
 from necklace.data.images import ImageSet, SplitName, Splits
 
 # Environment variable with the paths of the files in shared memory, separated as in PATH.
 SHARED_IMAGES = "NECKLACE_IMAGES"
+BOXES = tuple(part.name for part in fields(Boxes))
 
 
 @contextmanager
@@ -71,6 +74,7 @@ def _packed(splits: Splits) -> dict[str, Any]:
     """Convert splits to tensors and text, which can be loaded without running any code."""
     images = {
         name: {"pixels": one.pixels, "shapes": one.shapes, "labels": one.labels, "names": json.dumps(one.names)}
+        | {f"boxes.{part}": getattr(one.boxes, part) for part in (() if one.boxes is None else BOXES)}
         for name, one in splits.images.items()
     }
     facts = [splits.classes, splits.skipped, splits.min_gap, splits.own_val, splits.notes]
@@ -86,7 +90,13 @@ def _mapped(path: str, key: str) -> Splits | None:
     if not isinstance(content, dict) or content.get("key") != key:
         return None
     images: dict[SplitName, ImageSet] = {
-        name: ImageSet(one["pixels"], one["shapes"], one["labels"], tuple(json.loads(one["names"])))
+        name: ImageSet(
+            one["pixels"],
+            one["shapes"],
+            one["labels"],
+            tuple(json.loads(one["names"])),
+            boxes=Boxes(*(one[f"boxes.{part}"] for part in BOXES)) if "boxes.xyxy" in one else None,
+        )
         for name, one in content["images"].items()
     }
     classes, skipped, min_gap, own_val, notes = json.loads(content["facts"])

@@ -7,7 +7,7 @@ that it starts (`sharing.py`).
 import gc
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -144,6 +144,23 @@ def split_indices(labels: torch.Tensor, fraction: float, stream: str = "split") 
     mask = torch.zeros(len(labels), dtype=torch.bool)
     mask[torch.cat(held_out)] = True
     return (~mask).nonzero().flatten(), mask.nonzero().flatten()
+
+
+def split_by_rule(shown: Sequence[Hashable], fraction: float) -> tuple[list[int], list[int]]:
+    """Split off a test split where nothing says which images are: a share of each combination of what images show.
+
+    Args:
+        shown: What each image shows; images whose combination is there once go together.
+        fraction: As in `split_indices`.
+
+    Returns:
+        Positions of the images kept and of those split off, both ascending.
+    """
+    combinations = Counter(shown)
+    numbers = {one: number for number, (one, count) in enumerate(combinations.items(), 1) if count > 1}
+    strata = torch.tensor([numbers.get(one, 0) for one in shown], dtype=torch.int64)
+    kept, held_out = split_indices(strata, fraction, "test")
+    return kept.tolist(), held_out.tolist()
 
 
 def _limited(images: ImageSet, count: int | None, option: str) -> ImageSet:

@@ -1,4 +1,4 @@
-"""Pascal VOC, and data sets in its format, as multi-label classification: the classes that an image shows.
+"""Pascal VOC, and data sets in its format: the classes that an image shows and, where they are asked for, the boxes.
 
 Where images, annotations and lists may lie is in `voc_layout.py`, how a list is read in `voc_lists.py`, and an annotation in
 `voc_xml.py`. Images are decoded as in `files.py`. Labels follow VOC: 1 if the image shows an object of the class, 0 if it shows
@@ -9,24 +9,22 @@ What decides no label neither refuses nor drops an image; what is left out or no
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from necklace.data.cache import PixelCache, read_split
+from necklace.data.annotated import read_boxed
+from necklace.data.cache import PixelCache
 from necklace.data.download import by_hand
 from necklace.data.files import MAX_PIXELS, File, check_max_pixels, open_root, readable
 from necklace.data.images import SPLIT_NAMES, ImageSet, SplitName
 from necklace.data.names import SplitWord
 from necklace.data.problems import Problems
 from necklace.data.reasons import counted
-from necklace.data.splits import split_indices
+from necklace.data.splits import split_by_rule
 from necklace.data.tree import Tree
-from necklace.data.voc_items import Item, Items
+from necklace.data.voc_items import Item, Items, read_labelled
 from necklace.data.voc_layout import Layout, find_layout, official_layout
 from necklace.data.voc_lists import Names, check_others, lines_of
 from necklace.data.voc_official import CLASSES, YEARS, archives_of, base_of
@@ -56,6 +54,7 @@ class Voc:
         test_fraction: float | None = None,
         max_pixels: int = MAX_PIXELS,
         links: Literal["inside", "follow"] = "inside",
+        boxes: bool = False,
     ):
         """Read the lists and the annotations; images are decoded when a split is requested.
 
@@ -71,6 +70,7 @@ class Voc:
                 they belong to; None for `TEST_FRACTION`.
             max_pixels: An image of more pixels is a file that cannot be used.
             links: Which links are followed: those that stay `inside` the root, or all of them (`follow`).
+            boxes: Whether to read where the objects are; each has to have a box then.
 
         Raises:
             FileNotFoundError: A folder or a list is missing.
@@ -105,8 +105,9 @@ class Voc:
         self._test_fraction = layout.test_share(test_fraction)
         self._problems = Problems(self.root, on_corrupt)
         self._read: set[SplitName] = set()
-        self._reader = Items(self.root, self._problems, background == "allow", check_max_pixels(max_pixels))
+        self._reader = Items(self.root, self._problems, background == "allow", check_max_pixels(max_pixels), boxes)
         self._said: list[str] = list(layout.notes)
+        self._boxes, self._box_notes = boxes, dict[SplitName, list[str]]()
         self.classes: tuple[str, ...] = CLASSES if year is not None else ()
         self._items = self._listed(layout) if layout.lists else self._shelved(layout)
         if layout.list_folder is not None:
@@ -124,22 +125,19 @@ class Voc:
     @property
     def notes(self) -> tuple[str, ...]:
         """Finished sentences without full stop."""
-        return (*self._said, *self._reader.notes, *_alike(self.classes))
+        changed = (note for name in SPLIT_NAMES for note in self._box_notes.get(name, ()))
+        return (*self._said, *self._reader.notes, *changed, *_alike(self.classes))
 
     def split(self, name: SplitName) -> ImageSet | None:
         """Read and decode the images of a split; None if there is no such split. Labels are int8 `[N, K]`."""
         if name not in self._items:
             return None
         items = self._items[name]
-        labels = [[item.labels.get(label, 0) for label in self.classes] for item in items]
-        images = read_split(
-            name,
-            [item.image for item in items],
-            torch.tensor(labels, dtype=torch.int8).view(len(items), len(self.classes)),
-            [os.path.relpath(item.image.name, self.folder.relative_to(self.root)) for item in items],
-            self._problems,
-            self._cache,
-        )
+        if self._boxes:
+            found = [(item.image, item.objects(self.classes)) for item in items]
+            images, self._box_notes[name] = read_boxed(name, found, len(self.classes), self._problems, self._cache)
+        else:
+            images = read_labelled(name, items, self.classes, self.folder, self._problems, self._cache)
         self._read.add(name)
         self._problems.raise_if_any(self._undecoded())
         if not len(images):
@@ -246,15 +244,12 @@ class Voc:
 
     def _split_off(self, items: list[Item]) -> dict[SplitName, list[Item]]:
         """Split off test by a rule that does not depend on the run's seed: the same share of each combination of classes."""
-        combinations = Counter(tuple(sorted(item.labels.items())) for item in items)
-        numbers = {labels: number for number, (labels, count) in enumerate(combinations.items(), 1) if count > 1}
-        strata = [numbers.get(tuple(sorted(item.labels.items())), 0) for item in items]  # those that are alone go together
-        kept, held_out = split_indices(torch.tensor(strata, dtype=torch.int64), self._test_fraction, "test")
+        kept, held_out = split_by_rule([tuple(sorted(item.labels.items())) for item in items], self._test_fraction)
         rule = f"split off as test, as no lists or folders say which images are (data.test_fraction={self._test_fraction})"
         self._said.append(f"{len(held_out)} of {len(items)} images are {rule}")
-        split: dict[SplitName, list[Item]] = {"train": [items[index] for index in kept.tolist()]}
-        if len(held_out):
-            split["test"] = [items[index] for index in held_out.tolist()]
+        split: dict[SplitName, list[Item]] = {"train": [items[index] for index in kept]}
+        if held_out:
+            split["test"] = [items[index] for index in held_out]
         return split
 
     def _with_known_classes(self, items: dict[SplitName, list[Item]]) -> dict[SplitName, list[Item]]:

@@ -1,31 +1,47 @@
-"""An image of a VOC data set with the labels in its annotation."""
+"""An image of a VOC data set with what is in its annotation."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import torch
+
+from necklace.data.annotated import Objects
+from necklace.data.cache import PixelCache, read_split
 from necklace.data.files import File, readable
-from necklace.data.images import SplitName
+from necklace.data.images import ImageSet, SplitName
 from necklace.data.problems import Problems
 from necklace.data.voc_layout import Shelf
-from necklace.data.voc_xml import parse
+from necklace.data.voc_xml import Annotation, parse
 
 MAX_XML_BYTES = 1 << 24  # the annotation of a crowded image has about 100 kB
 
 
 @dataclass(frozen=True)
 class Item:
-    """An image, the name of its annotation relative to the root, and VOC's labels."""
+    """An image, the name of its annotation relative to the root, VOC's labels, and the objects that they come from."""
 
     image: File
     annotation: str
     labels: dict[str, int]
+    said: Annotation
+
+    def objects(self, classes: Sequence[str]) -> Objects:
+        """The objects with their boxes, their classes as places in `classes`."""
+        return Objects(
+            np.array([one.corners for one in self.said.objects], dtype=np.float64).reshape(-1, 4),
+            np.array([classes.index(one.name) for one in self.said.objects], dtype=np.int64),
+            np.array([one.flag for one in self.said.objects], dtype=np.uint8),
+            self.said.stated,
+        )
 
 
 class Items:
     """Reads items, adds those that cannot be used to the problems, and counts what a reader should know."""
 
-    def __init__(self, root: Path, problems: Problems, background: bool, max_pixels: int) -> None:
+    def __init__(self, root: Path, problems: Problems, background: bool, max_pixels: int, boxes: bool = False) -> None:
         """Start with nothing counted.
 
         Args:
@@ -33,9 +49,10 @@ class Items:
             problems: Gets what cannot be used.
             background: Whether an image without annotation shows nothing, rather than being a problem.
             max_pixels: As in `files.decode`.
+            boxes: Whether boxes are read.
         """
         self._root, self._problems, self._background = root, problems, background
-        self._max_pixels = max_pixels
+        self._max_pixels, self._boxes = max_pixels, boxes
         self._counts: dict[str, tuple[int, str]] = {}
 
     @property
@@ -70,18 +87,18 @@ class Items:
         image = replace(images[0], max_pixels=self._max_pixels)
         if not annotations:
             self.count(f"{split} images without annotation, taken as showing nothing", images[0].name)
-            return Item(image, image.name, {})
-        labels = self._labels(split, annotations[0])
-        return None if labels is None else Item(image, annotations[0].name, labels)
+            return Item(image, image.name, {}, Annotation(()))
+        said = self._said(split, annotations[0])
+        return None if said is None else Item(image, annotations[0].name, said.labels, said)
 
-    def _labels(self, split: SplitName, file: File) -> dict[str, int] | None:
-        """Return the labels in an annotation; None if it cannot be used."""
+    def _said(self, split: SplitName, file: File) -> Annotation | None:
+        """Return what an annotation says; None if it cannot be used."""
         try:
             with open(file.path, "rb") as content:
                 data = content.read(MAX_XML_BYTES + 1)
             if len(data) > MAX_XML_BYTES:
                 raise ValueError(f"larger than {MAX_XML_BYTES >> 20} MiB")
-            annotation = parse(data)
+            annotation = parse(data, self._boxes)
         except (ValueError, OSError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             self._problems.add(split, file.name, reason)
@@ -90,9 +107,24 @@ class Items:
             self.count("objects whose <difficult> is no yes and no no, taken as not difficult", f"{word!r} in {file.name}")
         if annotation.guessed:
             self.count("annotations of unknown encoding, read as Windows-1252", file.name)
-        return annotation.labels
+        return annotation
 
     def count(self, what: str, example: str, count: int = 1) -> None:
         """Count something that the notes say."""
         number, first = self._counts.get(what, (0, example))
         self._counts[what] = number + count, first
+
+
+def read_labelled(
+    split: SplitName, items: Sequence[Item], classes: Sequence[str], folder: Path, problems: Problems, cache: PixelCache
+) -> ImageSet:
+    """Read the images of a split with labels, int8 `[N, K]`, and without boxes; their names are relative to `folder`."""
+    labels = [[item.labels.get(label, 0) for label in classes] for item in items]
+    return read_split(
+        split,
+        [item.image for item in items],
+        torch.tensor(labels, dtype=torch.int8).view(len(items), len(classes)),
+        [os.path.relpath(item.image.name, folder.relative_to(problems.root)) for item in items],
+        problems,
+        cache,
+    )

@@ -1,8 +1,12 @@
-"""Annotations of Pascal VOC, read for the classes that an image shows.
+"""Annotations of Pascal VOC, read for the classes that an image shows and, where they are asked for, for the boxes.
 
 What decides no label is not read, so nothing in it can refuse an image or drop it: `<size>`, `<filename>`, `<folder>`,
 `<path>`, boxes and polygons with whatever is in them, `<truncated>`, `<occluded>`, `<pose>`, `<part>`, and the encoding of the
 text as long as it can be told. This module is the only one that looks into an annotation, so the rule has no second place.
+
+Where boxes are asked for, each object has to have one `<bndbox>` with four numbers, whose first corner comes first. VOC counts
+pixels from 1 and its last ones belong to the box; here they are counted from 0, and the last edge is exclusive. `<size>` is
+read as far as it is two whole numbers.
 
 What decides a label is read strictly. An object is `<annotation><object>` with one `<name>`; case and namespaces of tags do not
 matter. An object with `<deleted>1</deleted>` does not count. An annotation that holds something else that could be its objects
@@ -15,10 +19,14 @@ import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
+
+from necklace.boxes.truth import COUNTS, IGNORED
+from necklace.data.annotated import check_corners
 
 # Elements that say nothing about what an image shows: VOC's own, LabelMe's `imagesize`, and what tools add.
 METADATA = frozenset(
@@ -34,23 +42,48 @@ YES = frozenset(("true", "yes", "y", "t", "on"))
 NO = frozenset(("false", "no", "n", "f", "off", "", "unspecified", "unknown", "none", "null", "nan", "n/a", "na"))
 
 
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+class Object(NamedTuple):
+    """An object: its class, `COUNTS` or `IGNORED` (difficult), and x0, y0, x1, y1 in pixels, None if not asked for."""
+
+    name: str
+    flag: int
+    corners: tuple[float, float, float, float] | None
+
+
 @dataclass(frozen=True)
 class Annotation:
     """What an annotation says about an image.
 
     Attributes:
-        labels: VOC's labels: 1 for each class with an object, -1 if all its objects are difficult; other classes are absent.
+        objects: Its objects.
+        stated: Height and width of the image, where `<size>` states them.
         unclear: What `<difficult>` says where it is no yes and no no; such an object counts as not difficult.
         guessed: Whether the encoding of the text had to be guessed, as it is neither the declared one nor UTF-8.
     """
 
-    labels: dict[str, int]
+    objects: tuple[Object, ...]
+    stated: tuple[int, int] | None = None
     unclear: tuple[str, ...] = ()
     guessed: bool = False
 
+    @property
+    def labels(self) -> dict[str, int]:
+        """VOC's labels: 1 for each class with an object, -1 if all its objects are difficult; other classes are absent."""
+        labels: dict[str, int] = {}
+        for name, flag, _ in self.objects:
+            labels[name] = max(labels.get(name, -1), 1 if flag == COUNTS else -1)
+        return labels
 
-def parse(data: bytes) -> Annotation:
+
+def parse(data: bytes, boxes: bool = False) -> Annotation:
     """Read an annotation.
+
+    Args:
+        data: The whole file.
+        boxes: Whether to read where the objects are.
 
     Raises:
         ValueError: It is not a VOC annotation, or could have objects that are not read; the message has the reason.
@@ -58,9 +91,10 @@ def parse(data: bytes) -> Annotation:
     root, guessed = _root(data)
     if _tag(root) != "annotation":
         raise ValueError(f"not a VOC annotation: the outermost element is <{root.tag}>, not <annotation>")
-    labels: dict[str, int] = {}
+    objects: list[Object] = []
     unclear: list[str] = []
     number, foreign = 0, ""
+    stated = None
     text = (root.text or "").strip()
     unknown = f"text {text[:40]!r}" if text else ""
     for child in root:
@@ -70,14 +104,17 @@ def parse(data: bytes) -> Annotation:
             name, difficult, word = _object(child, number)
             unclear += word
             if name is not None:
-                labels[name] = max(labels.get(name, -1), -1 if difficult else 1)
+                corners = _corners(child, number) if boxes else None
+                objects.append(Object(name, IGNORED if difficult else COUNTS, corners))
+        elif tag == "size":
+            stated = _size(child) if boxes else None
         elif tag not in METADATA:
             unknown = unknown or f"<{child.tag}>"
             if tag.startswith("obj") or any(_tag(inner) in PARTS for inner in child.iter()):
                 foreign = foreign or f"<{child.tag}>"
     if foreign or (unknown and not number):
         raise ValueError(f"objects that are not read: {foreign or unknown} is not VOC's <annotation><object><name>")
-    return Annotation(labels, tuple(unclear), guessed)
+    return Annotation(tuple(objects), stated, tuple(unclear), guessed)
 
 
 def _object(item: Element, number: int) -> tuple[str | None, bool, list[str]]:
@@ -101,6 +138,45 @@ def _object(item: Element, number: int) -> tuple[str | None, bool, list[str]]:
     if len(named) > 1:
         raise ValueError(f"an object with several names: object {number} is {', '.join(sorted(named))}")
     return named.pop(), difficult, unclear
+
+
+def _corners(item: Element, number: int) -> tuple[float, float, float, float]:
+    """Return the box of an object: x0, y0, x1, y1 in pixels from 0, the last two exclusive.
+
+    Raises:
+        ValueError: It has none, or several, or one that is none.
+    """
+    found = [child for child in item if _tag(child) == "bndbox"]
+    if len(found) != 1:
+        other = [f" but a <{_tag(child)}>" for child in item if _tag(child) in PARTS and len(child) and not found][:1]
+        raise ValueError(f"an object with{'out' if not found else ' several'} <bndbox>: object {number}{''.join(other)}")
+    sides: dict[str, float] = {}
+    for side in found[0]:
+        tag = _tag(side)
+        if tag in sides:
+            raise ValueError(f"a box with two <{tag}>: object {number}")
+        if tag in SIDES:
+            try:
+                sides[tag] = float(side.text or "")
+            except ValueError:
+                raise ValueError(f"a box whose <{tag}> is no number: {(side.text or '')[:40]!r} in object {number}") from None
+    missing = [side for side in SIDES if side not in sides]
+    if missing:
+        raise ValueError(f"a box without <{missing[0]}>: object {number}")
+    x0, y0, x1, y1 = (sides[side] for side in SIDES)
+    try:
+        check_corners(x0, y0, x1, y1)
+    except ValueError as error:
+        raise ValueError(f"{error} in object {number}") from None
+    return x0 - 1, y0 - 1, x1, y1
+
+
+def _size(item: Element) -> tuple[int, int] | None:
+    """Height and width in `<size>`; None where they are not stated."""
+    said = {_tag(child): (child.text or "").strip() for child in item}
+    height, width = said.get("height", ""), said.get("width", "")
+    whole = all(re.fullmatch(r"[1-9][0-9]{0,8}", text) for text in (height, width))
+    return (int(height), int(width)) if whole else None
 
 
 def _truth(text: str | None) -> bool | None:

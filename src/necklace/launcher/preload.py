@@ -17,6 +17,7 @@ PRELOAD = (
     "necklace.diagnostics.pictures",
     "necklace.data.cifar",
     "necklace.data.context",
+    "necklace.data.context_boxes",
     "necklace.data.folder",
     "necklace.data.glyphs",
     "necklace.data.voc",

@@ -1,0 +1,1 @@
+"""True and predicted boxes, and what is measured on them; numpy only."""

@@ -40,9 +40,8 @@ def test_a_network_that_was_right_stays_as_it_is() -> None:
     torch.manual_seed(0)
     backbone = TimmBackbone("test_convnext", stage=1)
     torch.manual_seed(0)
-    assert weights_hash(backbone.network) == weights_hash(
-        timm.create_model("test_convnext", features_only=True, out_indices=(1,))
-    )
+    whole = timm.create_model("test_convnext", features_only=True, out_indices=(1,))
+    assert weights_hash(backbone.network) == weights_hash(whole)
 
 
 class _Odd(nn.Module):
@@ -55,7 +54,10 @@ class _Odd(nn.Module):
         self.shortcut = nn.Conv2d(4, 8, 3, stride=2)
         self.last = nn.ReLU(inplace=True)
         self.found: list[torch.Tensor] = []
-        self.tail[0].register_forward_hook(lambda _, __, x: self.found.append(x))
+        self.tail[0].register_forward_hook(self._take)
+
+    def _take(self, _module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        self.found.append(output)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         self.found.clear()

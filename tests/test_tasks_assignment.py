@@ -95,7 +95,7 @@ def test_points_go_to_boxes_as_the_papers_rule_says(seed: int) -> None:
     assert len(expected) > 20
     for place, box, score in zip(found.place.tolist(), found.box.tolist(), found.score.tolist(), strict=True):
         assert expected[divmod(place, count)] == (box, pytest.approx(score, rel=1e-4))
-    assert 0 < found.score.min()
+    assert found.score.min() > 0
     assert found.score.max() <= 1
 
 
@@ -113,7 +113,7 @@ def test_an_image_is_assigned_whatever_it_is_batched_with() -> None:
     count, first = len(outputs.points), 0
     for image in range(3):
         own = MANY.image == image
-        alone = Targets(*(part[own] for part in MANY[:3]), torch.zeros(int(own.sum()), dtype=torch.int64), 1)
+        alone = MANY.kept(own)._replace(image=torch.zeros(int(own.sum()), dtype=torch.int64), count=1)
         found = assign(outputs.scores[image : image + 1].sigmoid(), outputs.boxes[image : image + 1], outputs.points, alone)
         here = together.place // count == image
         assert torch.equal(found.place, together.place[here] - image * count)

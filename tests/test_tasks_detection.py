@@ -58,7 +58,7 @@ def test_the_loss_of_an_image_does_not_depend_on_its_batch() -> None:
     together = detection_losses(outputs, MANY)
     for image in range(3):
         own = MANY.image == image
-        alone = Targets(*(part[own] for part in MANY[:3]), torch.zeros(int(own.sum()), dtype=torch.int64), 1)
+        alone = MANY.kept(own)._replace(image=torch.zeros(int(own.sum()), dtype=torch.int64), count=1)
         one = outputs._replace(scores=outputs.scores[image : image + 1], boxes=outputs.boxes[image : image + 1])
         torch.testing.assert_close(detection_losses(one, alone)[0], together[image], rtol=1e-6, atol=0)
 

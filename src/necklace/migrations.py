@@ -11,8 +11,8 @@ def migrated_record(content: Any, path: Path) -> Any:
     """A record's content in the current schema.
 
     Schema 3 called a run a cell and its metrics figures, and had one digest over all code: such a record cannot say which
-    modules trained it, so its code is `{"schema 3": digest}`, and it counts as stale until the run is trained again. Schema 4 had
-    no evidence.
+    modules trained it, so its code is `{"schema 3": digest}`, and it counts as stale until the run is trained again. Schema 4
+    had no evidence.
 
     Raises:
         ValueError: It is no record, or its schema is newer than this code or older than 3.

@@ -113,7 +113,8 @@ def theoretical_receptive_field(backbone: nn.Module, limit: int = 512) -> int | 
         limit: Side of the largest square image to try, in pixels.
 
     Returns:
-        The side in pixels, of several maps the largest; or None if it covers a whole `limit` x `limit` image (attention, global pooling).
+        The side in pixels, of several maps the largest; or None if it covers a whole `limit` x `limit` image (attention, global
+        pooling).
     """
     probe = copy.deepcopy(backbone).double().cpu().eval()
     with torch.no_grad():

@@ -63,7 +63,8 @@ def _maker(path: str, node: dict[str, Any]) -> Callable[[], Any] | None:
         return lambda: Augmentation(**node)
     function = located(node["_target_"])
     if function is CifarResNet:
-        return lambda: CifarResNet(**{name: value for name, value in node.items() if not name.startswith("_")} | {"width": 1})
+        options: dict[str, Any] = {name: value for name, value in node.items() if not name.startswith("_")} | {"width": 1}
+        return lambda: CifarResNet(**options)
     module = getattr(function, "__module__", "")
     if not inspect.isclass(function) or not module.startswith(QUICK):
         return None

@@ -82,7 +82,8 @@ def evidence_interval(
     shared = [seed for seed in found[0] if seed in found[1]]
     if not shared:
         return None
-    ends = paired_interval(*([parts[seed][0] for seed in shared] for parts in found), found[0][shared[0]][1], generator)
+    own, base = ([parts[seed][0] for seed in shared] for parts in found)
+    ends = paired_interval(own, base, found[0][shared[0]][1], generator)
     return None if ends is None else Interval(*ends)
 
 
@@ -106,7 +107,7 @@ class _OneClass:
 
 
 def _measured(run: StudyRun, metric: str) -> tuple[Evidence | ScoreEvidence | _OneClass, str] | None:
-    """What a metric of a run can be resampled from, and its name there; None where it is not of this kind, or was not defined."""
+    """What a metric of a run can be resampled from, and its name there; None where it is not of this kind, or not defined."""
     name = metric.removeprefix("test/")
     kind, _, of = name.partition("/")
     if run.record is None or metric not in run.record.metrics:

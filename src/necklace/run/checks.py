@@ -92,8 +92,8 @@ def check_gap(data: DataModule, model: Model) -> None:
         resized = f" ({gap} after resizing)" if gap < data.min_gap else ""
         raise ValueError(
             f"data.source.min_gap={data.min_gap}{resized}: must be larger than the receptive field of the backbone"
-            f"{' and its head' if model.dense else ''} ({'the whole image' if seen is None else f'{seen} pixels'}), or they can "
-            "solve the task without a neck"
+            f"{' and its head' if model.dense else ''} ({'the whole image' if seen is None else f'{seen} pixels'}), or it can "
+            "be solved without a neck"
         )
 
 

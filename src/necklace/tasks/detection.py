@@ -1,13 +1,13 @@
 """Detection: boxes with classes, from a dense head.
 
 Loss of an image: quality focal loss over all points and classes (Li et al., Generalized Focal Loss, NeurIPS 2020,
-https://arxiv.org/abs/2006.04388, with exponent 2) plus `BOX_WEIGHT` * GIoU loss of the assigned points (Rezatofighi et al., CVPR
-2019, https://arxiv.org/abs/1902.09630), each weighted with its target score; the sum over the sum of the target scores, at least
-1. So an image's loss does not depend on its batch, and the mean over the images of all ranks is exact. An image without objects
-has the focal loss of its background alone. The class of an ignored box or a crowd is not counted within that box.
+https://arxiv.org/abs/2006.04388, with exponent 2) plus `BOX_WEIGHT` * GIoU loss of the assigned points (Rezatofighi et al.,
+CVPR 2019, https://arxiv.org/abs/1902.09630), each weighted with its target score; the sum over the sum of the target scores, at
+least 1. So an image's loss does not depend on its batch, and the mean over the images of all ranks is exact. An image without
+objects has the focal loss of its background alone. The class of an ignored box or a crowd is not counted within that box.
 
-Predictions: at each point the classes above `LEAST_SCORE`, the best `CANDIDATES` of an image, non-maximum suppression within each
-class, the best `MOST` of what is left. Each image is treated by itself, ties in a fixed order.
+Predictions: at each point the classes above `LEAST_SCORE`, the best `CANDIDATES` of an image, non-maximum suppression within
+each class, the best `MOST` of what is left. Each image is treated by itself, ties in a fixed order.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,6 +37,7 @@ LEAST_SCORE = 0.001
 CANDIDATES = 1000
 OVERLAP = 0.6  # IoU above which the worse of two boxes of a class goes
 MOST = 100  # boxes of an image, as COCO counts
+CURVE = ("box_map", "box_map50", "box_map75", "box_loc")  # what a learning curve shows; all else is measured after training
 
 
 class Detections(NamedTuple):
@@ -125,8 +126,7 @@ class Detection(Task):
         self._found.clear()
         evidence = Evidence.joined(parts, images=len(seen))
         for name, value in evidence.metrics(self.classes).items():
-            # Single classes after training only: a learning curve of hundreds of them can be read by nobody.
-            if "/" not in name or self.trainer.state.fn != TrainerFn.FITTING:
+            if name in CURVE or self.trainer.state.fn != TrainerFn.FITTING:
                 self.log(f"{stage}/{name}", value, sync_dist=True, reduce_fx="max")  # equal on every rank
         return evidence
 

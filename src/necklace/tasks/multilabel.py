@@ -90,10 +90,7 @@ class MultiLabel(Task):
     def on_test_epoch_end(self) -> None:
         """Log the average precisions on test, and keep what they are derived from."""
         self._log_precisions("test", self.test_scores)
-        parts = [part for own in all_gather_object(self._tested) for part in own]
-        seen = np.sort(np.concatenate([index for index, *_ in parts]))  # a pass over a few batches: their images are the split
-        placed = [(np.searchsorted(seen, index), scores, labels) for index, scores, labels in parts]
-        self.evidence = ScoreEvidence.joined(placed, images=len(seen))
+        self.evidence = _evidence([part for own in all_gather_object(self._tested) for part in own])
         self._tested.clear()
 
     def _log_precisions(self, stage: str, scores: CatMetric) -> None:
@@ -114,6 +111,15 @@ class MultiLabel(Task):
         self.log(f"{stage}/map07", torch.stack(elevens).mean() if elevens else undefined)
         if stage == "test":
             self.log("test/map_classes", float(len(areas)))
+
+
+def _evidence(parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> ScoreEvidence | None:
+    """The evidence of batches in the order of their images; of a pass over a few batches, their images are the split."""
+    if not parts:
+        return None
+    seen = np.sort(np.concatenate([index for index, *_ in parts]))
+    placed = [(np.searchsorted(seen, index), scores, labels) for index, scores, labels in parts]
+    return ScoreEvidence.joined(placed, images=len(seen))
 
 
 def eleven_point_precision(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,16 @@
 """Matching on boxes whose overlaps are computed by hand; COCO's as a whole is compared in test_boxes_measures.py."""
 
+import dataclasses
 import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from necklace.boxes import CROWD, IGNORED, Evidence, ImageBoxes, evidence_of
 from necklace.boxes.matching import IGNORABLE, RIGHT, WRONG, match, overlaps
-from tests.boxes_drawn import exactly, image
+from tests.boxes_drawn import drawn, exactly, image
 
 A, B = (0.0, 0.0, 10.0, 10.0), (20.0, 0.0, 30.0, 10.0)
 NOWHERE = (50.0, 50.0, 60.0, 60.0)
@@ -88,6 +91,46 @@ def test_ties_are_ranked_by_image_then_by_their_order() -> None:
     assert voc(image(0, [(A, 0, 0)], [(A, 0, 0.5), (A, 0, 0.5)]))[0] == [RIGHT, WRONG]
     assert exactly(voc(image(0, [(A, 0, 0)], [(NOWHERE, 0, 0.5), (A, 0, 0.5)]))[1]["box_map12"], 1, 2)
     assert exactly(voc(image(0, [(A, 0, 0)], [(A, 0, 0.5), (NOWHERE, 0, 0.5)]))[1]["box_map12"], 1)
+
+
+def one_after_the_other(images: list[ImageBoxes], number: int) -> list[int]:
+    """VOC's rules for a class as they are told: all detections in falling order of score, each with its loop over objects."""
+    ranking = [
+        (-float(score), each.index, place)
+        for each in images
+        for place, (score, label) in enumerate(zip(each.scores, each.classes, strict=True))
+        if label == number
+    ]
+    found, outcomes = set(), []
+    for _, index, place in sorted(ranking):
+        each, most, best = images[index], 0.0, -1
+        x0, y0, x1, y1 = each.boxes[place].tolist()
+        for truth in np.flatnonzero(each.true_classes == number).tolist():
+            u0, v0, u1, v1 = each.true_boxes[truth].tolist()
+            width, height = min(x1, u1) - max(x0, u0), min(y1, v1) - max(y0, v0)
+            if width > 0 and height > 0:
+                common = width * height
+                overlap = common / ((x1 - x0) * (y1 - y0) + (u1 - u0) * (v1 - v0) - common)
+                if overlap > most:
+                    most, best = overlap, truth
+        if most < 0.5:
+            outcomes.append(WRONG)
+        elif each.flags[best] == IGNORED:
+            outcomes.append(IGNORABLE)
+        else:
+            outcomes.append(WRONG if (index, best) in found else RIGHT)
+            found.add((index, best))
+    return outcomes
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32), images=st.integers(1, 10), most=st.integers(1, 14))
+def test_voc_on_drawn_images(seed: int, images: int, most: int) -> None:
+    found = [dataclasses.replace(each, flags=np.minimum(each.flags, 1)) for each in drawn(seed, images, 3, most)]
+    evidence = evidence_of(found, 3)
+    for number in range(3):
+        outcomes = evidence.voc[slice(*evidence.starts[number : number + 2])]
+        assert outcomes.tolist() == one_after_the_other(found, number)
 
 
 def test_voc_recalls_are_compared_exactly() -> None:

@@ -10,7 +10,7 @@ from tests.boxes_drawn import exactly
 def ranked(rule: Rule, right: list[int], objects: int) -> float:
     """The average precision of a ranking, one image a detection."""
     hits = np.array([right], bool)
-    weights = np.ones((len(right), 1), np.int64)
+    weights = np.ones((1, len(right)))
     return float(ranked_precision(rule, weights, np.array([objects]), np.arange(len(right)), hits, np.ones_like(hits))[0])
 
 

@@ -196,9 +196,9 @@ class Evidence:
         image, owned = np.searchsorted(self.images, self.image[rows]), np.searchsorted(self.images, objects)
 
         def part(some: np.ndarray) -> np.ndarray:
-            return ranked_precision(measure.rule, some, some[owned].sum(0), image, right, counted)
+            return ranked_precision(measure.rule, some, some[:, owned].sum(1), image, right, counted)
 
-        return in_blocks(part, times, max(len(image), len(owned)))
+        return in_blocks(part, times, int(right.any(0).sum()))
 
     def save(self, path: Path) -> str:
         """Write the evidence of a whole split; returns the SHA-256 of the file.

@@ -43,7 +43,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
             np.lib.format.write_array(content, little, version=(1, 0), allow_pickle=False)
             member = zipfile.ZipInfo(f"{name}.npy", _DATE)
             member.create_system, member.external_attr = 3, 0o644 << 16  # as on Linux, on every system
-            archive.writestr(member, content.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=9)
+            archive.writestr(member, content.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=6)
     content = buffer.getvalue()
     write_whole(path, content)
     return hashlib.sha256(content).hexdigest()

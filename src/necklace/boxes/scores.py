@@ -110,8 +110,8 @@ class ScoreEvidence:
         ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))[: len(ranked)]
 
         def part(some: np.ndarray) -> np.ndarray:
-            objects = some[image[shown]].sum(0)
-            right, seen = np.cumsum(some[image] * shown[:, None], axis=0)[ends], np.cumsum(some[image], axis=0)[ends]
+            objects, weights = some[:, image[shown]].sum(1), some[:, image]
+            right, seen = np.cumsum(weights * shown, axis=1)[:, ends], np.cumsum(weights, axis=1)[:, ends]
             value = SCORE_MEASURES[metric](right, seen, np.maximum(objects, 1)) if len(ends) else np.zeros(len(objects))
             return np.where(objects > 0, value, np.nan)
 

@@ -128,3 +128,9 @@ def test_a_batch_of_images_with_boxes_has_targets_in_its_own_pixels() -> None:
 def test_reflection_at_the_border_is_refused_where_images_have_boxes() -> None:
     with pytest.raises(ValueError, match=r"data\.augment\.crop_padding=2: must be 0 where images have boxes"):
         DataModule(read_splits(Boxed([40, 20])), Fixed(5), 8, 0, Augmentation(crop_padding=2))
+
+
+def test_a_mosaic_is_refused_where_images_have_no_boxes() -> None:
+    with pytest.raises(ValueError, match=r"data\.augment\.mosaic=0\.5: must be 0 where images have no boxes"):
+        module(augment=Augmentation(mosaic=0.5))
+    DataModule(read_splits(Boxed([40, 20])), Fixed(5), 8, 0, Augmentation(mosaic=0.5))

@@ -138,7 +138,7 @@ def test_any_name_is_a_folders_name_of_at_most_a_hundred_characters(names: list[
 def options_of(choice: str) -> list[str]:
     """Dotted keys of a group's choice, by composing it; a group within `data` belongs to data."""
     group, _, name = choice.rpartition("/")
-    needed = ["data.root=/nowhere"] if choice in ("data/folder", "data/voc") else []
+    needed = ["data.root=/nowhere"] if choice in ("data/coco", "data/folder", "data/voc", "data/yolo") else []
     config = resolved(compose_train([f"{group}={name}", *needed])[0])
     found: list[str] = []
 

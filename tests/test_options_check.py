@@ -27,7 +27,7 @@ from necklace.options.refusal import composed
 from tests.conftest import CONFIGS
 
 GROUPS = ["neck", "trainer", "optimizer", "callbacks", "data", "backbone", "head", "logger"]
-NEEDS = {"data/folder": ["data.root=images"], "data/voc": ["data.root=images"]}
+NEEDS = {f"data/{name}": ["data.root=images"] for name in ("coco", "folder", "voc", "yolo")}
 CHOICES = sorted(
     str(path.relative_to(CONFIGS).with_suffix(""))
     for path in CONFIGS.rglob("*.yaml")

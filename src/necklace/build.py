@@ -17,7 +17,7 @@ from necklace.model import Model, build_model
 
 # Options of `data` that reach its source and its sizes by interpolation.
 REFERRED = ("root", "on_corrupt", "size", "download", "year", "memory_gib", "cache", "background")
-REFERRED += ("max_pixels", "links", "test_fraction", "labels", "boxes")
+REFERRED += ("max_pixels", "links", "test_fraction", "labels", "boxes", "annotations")
 
 # What the run gives each part of a config itself, and the config may not: the names, and how many arguments by their place.
 GIVEN: dict[str, tuple[tuple[str, ...], int]] = {

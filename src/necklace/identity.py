@@ -15,6 +15,7 @@ NEUTRAL = {
     "data": {
         "source",
         "root",
+        "annotations",
         "on_corrupt",
         "download",
         "year",
@@ -43,7 +44,8 @@ NEUTRAL = {
 
 # Of these, what makes another run all the same, by way of the digest: a name says it.
 SAID = {
-    "data": {"source", "root", "on_corrupt", "year", "size", "test_fraction", "background", "links", "max_pixels"},
+    "data": {"source", "root", "annotations", "on_corrupt", "year", "size", "test_fraction", "background", "links"}
+    | {"max_pixels"},
     "backbone": {"pretrained"},
 }
 # Characters of a run's whole name.
@@ -55,6 +57,7 @@ MOST = 100
 ADDED: dict[str, Any] = {
     "data.labels": "fine",
     "data.sampler": "shuffle",
+    "data.augment.mosaic": 0.0,
     "data.boxes": False,
     "task.bias_lr": 1.0,
     "task.class_weights": None,

@@ -16,6 +16,7 @@ from functools import lru_cache
 import torch
 
 from necklace.data.boxes import Targets
+from necklace.data.mosaic import draw_layout, mosaic
 from necklace.data.moved_boxes import cropped, flipped
 
 GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue in brightness, Rec. 601
@@ -24,9 +25,11 @@ ASPECT = 4 / 3  # largest ratio between the aspects of crop and image, in both d
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Augmentation of training images; every draw is per image. The order is crop, shift, flip, photometric, cutout.
+    """Augmentation of training images; every draw is per image. The order is mosaic, crop, shift, flip, photometric, cutout.
 
     Attributes:
+        mosaic: The probability that an image becomes a mosaic of four of its batch, see `mosaic.py`; 0 for none. Only for images
+            with boxes.
         crop_scale: Cut out a box and resize it to the image's size. Its share of the area is uniform in [crop_scale, 1], its
             aspect log-uniform within 4/3 of the image's own, as far as such a box fits; 1 for none.
         crop_padding: Shift by up to this many pixels along each axis; the gap is filled by reflection; 0 for none.
@@ -44,6 +47,7 @@ class Augmentation:
     cutout: int = 0
     photometric: float = 0.0
     crop_scale: float = 1.0
+    mosaic: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("crop_padding", "cutout"):
@@ -51,6 +55,8 @@ class Augmentation:
                 raise ValueError(f"data.augment.{name}={getattr(self, name)}: must be 0 (off) or a number of pixels")
         if not 0 <= self.photometric <= 1:
             raise ValueError(f"data.augment.photometric={self.photometric}: must be 0 (off) or a strength up to 1")
+        if not 0 <= self.mosaic <= 1:
+            raise ValueError(f"data.augment.mosaic={self.mosaic}: must be 0 (off) or a probability up to 1")
         if not 0 < self.crop_scale <= 1:
             raise ValueError(f"data.augment.crop_scale={self.crop_scale}: must be 1 (off) or a share of the area above 0")
 
@@ -68,7 +74,7 @@ class Augmentation:
         return self._changed(images, crops, draws)
 
     def with_boxes(self, images: torch.Tensor, targets: Targets, generator: torch.Generator) -> tuple[torch.Tensor, Targets]:
-        """Augment a batch and its boxes, with the draws that a batch without boxes has.
+        """Augment a batch and its boxes, with the draws that a batch without boxes has, after those of mosaics.
 
         Args:
             images: uint8 [B, H, W, 3].
@@ -78,10 +84,14 @@ class Augmentation:
         Returns:
             Images as in `__call__`, and the boxes in them, see `moved_boxes.py`.
         """
-        height, width = images.shape[1:3]
+        count, height, width = images.shape[:3]
+        left: torch.Tensor | float = 1.0
+        if self.mosaic:
+            layout = draw_layout(count, height, width, self.mosaic, generator)
+            images, targets, left = mosaic(images, targets, layout)
         crops, draws = self._draws(images.shape, generator)
         if crops is not None:
-            targets = cropped(targets, crops.to(images.device, non_blocking=True), (height, width))
+            targets = cropped(targets, crops.to(images.device, non_blocking=True), (height, width), left)
         if self.flip:
             targets = flipped(targets, draws[1].view(-1).to(images.device, non_blocking=True), width)
         return self._changed(images, crops, draws), targets

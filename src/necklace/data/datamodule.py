@@ -185,6 +185,10 @@ class DataModule(pl.LightningDataModule):
                 f"data.augment.crop_padding={augment.crop_padding}: must be 0 where images have boxes, as the reflection at "
                 "the border shows things that have no box (data.augment.crop_scale cuts out boxes)"
             )
+        if train.boxes is None and augment.mosaic:
+            raise ValueError(
+                f"data.augment.mosaic={augment.mosaic}: must be 0 where images have no boxes (task=detection reads them)"
+            )
         self.sizes, self.seed, self.batch_size, self.augment, self.sampler = sizes, seed, batch_size, augment, sampler
         self.mean, self.std = tuple(mean), tuple(std)
         self.splits, self.classes, self.skipped, self.min_gap = splits.images, splits.classes, splits.skipped, splits.min_gap

@@ -62,6 +62,7 @@ RANGES: dict[str, Kind] = {
     "data.augment.cutout": whole(0),
     "data.augment.photometric": number(0, 1),
     "data.augment.crop_scale": number(above=0, high=1),
+    "data.augment.mosaic": number(0, 1),
 }
 
 # What Hydra's instantiate reads beside the arguments.

@@ -12,7 +12,6 @@ import numpy as np
 from necklace.identity import hash_identity
 from necklace.record import Record, unpack_bits
 from necklace.results.analysis import analyse
-from necklace.results.comparability import NotComparable
 from necklace.results.evidence import check_evidence
 from necklace.results.figure_data import figure_data
 from necklace.results.report import report_html
@@ -41,8 +40,8 @@ def verify(study: StudyRecords, folder: Path) -> list[str]:
         problems += _check_study(study, read_study(folder / "study.yaml"))
     try:
         return problems + _check_derived(study, folder)
-    except NotComparable as error:
-        return [*problems, str(error)]
+    except ValueError as error:  # not comparable, or evidence that cannot be read
+        return list(dict.fromkeys([*problems, str(error)]))
 
 
 def _check_derived(study: StudyRecords, folder: Path) -> list[str]:

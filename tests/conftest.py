@@ -156,6 +156,7 @@ def synthetic_record(
         "steps": 10,
         "train_images_left_out": 0,
         "test_correct": pack_bits(correct),
+        "evidence": None,
         "gates": None,
         "data": {"digest": identity["data"]["digest"], "images": {"train": 100, "test": len(correct)}, "classes": ["a", "b"]},
         "cost": {"backbone": cost, "neck": {**cost, "params": params, "macs": 4 * params}, "head": cost},

@@ -100,7 +100,7 @@ def empty_record(metrics: dict[str, float]) -> Record:
     """A record of these metrics and nothing else."""
     empty = {"str": "", "int": 0, "float": 0.0, "list": [], "dict": {}}
     values = {field.name: empty.get(str(getattr(field.type, "__name__", "")), {}) for field in dataclasses.fields(Record)}
-    return Record(**values | {"metrics": metrics, "test_correct": None, "git": None})
+    return Record(**values | {"metrics": metrics, "test_correct": None, "evidence": None, "git": None})
 
 
 def example_row(

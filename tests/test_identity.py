@@ -185,11 +185,11 @@ def test_top_level_options_are_known_as_well() -> None:
 
 def test_an_added_option_counts_only_where_it_differs_from_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     base = identity_of()
-    assert identity_of("+backbone.stages=[-1]") != base
-    added = {"backbone.stages": [-1], "head.levels": 1, "warm": False}
+    assert identity_of("+backbone.parts=[-1]") != base
+    added = {"backbone.parts": [-1], "head.parts": 1, "warm": False}
     monkeypatch.setattr(necklace.identity, "ADDED", necklace.identity.ADDED | added)
-    assert identity_of("+backbone.stages=[-1]") == base
-    assert identity_of("+backbone.stages=[8]") != base
-    assert identity_of("+head.levels=1", "+warm=false") == base
-    assert identity_of("+head.levels=2") != base
+    assert identity_of("+backbone.parts=[-1]") == base
+    assert identity_of("+backbone.parts=[8]") != base
+    assert identity_of("+head.parts=1", "+warm=false") == base
+    assert identity_of("+head.parts=2") != base
     assert identity_of("+warm=true") != base

@@ -75,7 +75,8 @@ def plain_of(choice: str) -> dict[str, Any]:
 def leaves_of(choice: str) -> list[str]:
     """Dotted paths of its options."""
     found = leaves(plain_of(choice))
-    return [path for path, value in found if not path.rpartition(".")[2].startswith("_") and value != {}]
+    own = [path for path, value in found if not path.rpartition(".")[2].startswith("_") and value != {}]
+    return [path for path in own if not path.startswith("backbone.options.")]  # timm's, which timm itself refuses
 
 
 def base(choice: str) -> list[str]:

@@ -1,11 +1,12 @@
 """From a resolved config to its data and its model."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from necklace.data.augment import Augmentation
@@ -63,7 +64,13 @@ def model_for(config: DictConfig, classes: int, image_size: tuple[int, int] | No
         classes,
         image_size,
         config.seed,
+        is_dense(config.head),
     )
+
+
+def is_dense(head: Mapping[str, Any] | DictConfig) -> bool:
+    """Whether a head's config names a dense head, which is built from all maps of the backbone."""
+    return bool(getattr(get_object(str(head["_target_"])), "dense", False))
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ ADDED: dict[str, Any] = {
     "task.bias_lr": 1.0,
     "task.class_weights": None,
     "task.monitor": None,
+    "backbone.stages": None,
     "optimizer.fused": None,
 }
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 4  # of a run's record
+SCHEMA = 5  # of a run's record
 LAYOUT = 4  # of a study's records/study.json
 
 
@@ -11,7 +11,8 @@ def migrated_record(content: Any, path: Path) -> Any:
     """A record's content in the current schema.
 
     Schema 3 called a run a cell and its metrics figures, and had one digest over all code: such a record cannot say which
-    modules trained it, so its code is `{"schema 3": digest}`, and it counts as stale until the run is trained again.
+    modules trained it, so its code is `{"schema 3": digest}`, and it counts as stale until the run is trained again. Schema 4
+    had no evidence.
 
     Raises:
         ValueError: It is no record, or its schema is newer than this code or older than 3.
@@ -21,7 +22,9 @@ def migrated_record(content: Any, path: Path) -> Any:
         return content
     if schema == 3:
         renamed = _renamed(content, {"cell": "name", "cell_hash": "hash", "figures": "metrics"})
-        return renamed | {"schema": SCHEMA, "code": {"schema 3": content.get("code")}}
+        content = renamed | {"schema": 4, "code": {"schema 3": content.get("code")}}
+    if schema in (3, 4):
+        return content | {"schema": SCHEMA, "evidence": None}
     raise ValueError(f"{path}: schema: {schema!r}: not a record of a schema that is known here (3 to {SCHEMA})")
 
 

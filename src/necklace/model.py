@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,16 +12,30 @@ from necklace.seeding import stream
 
 
 class Model(nn.Module):
-    """Images [B, 3, H, W] -> backbone [B, C, h, w] -> neck [B, C', h, w] -> head: logits [B, K]."""
+    """Images [B, 3, H, W] -> backbone [B, C, h, w] -> neck [B, C', h, w] -> head: logits [B, K].
+
+    A dense head is given the finer maps of the backbone as well, and predicts boxes.
+
+    Attributes:
+        dense: Whether the head is a dense one.
+    """
 
     def __init__(self, backbone: Backbone, neck: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.neck = neck
         self.head = head
+        self.dense = bool(getattr(head, "dense", False))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map images [B, 3, H, W] to logits [B, K]."""
+    def maps(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What a dense head is given: the backbone's maps from fine to coarse, the neck on the last."""
+        *finer, last = self.backbone.stages(images)
+        return (*finer, self.neck(last))
+
+    def forward(self, images: torch.Tensor) -> Any:
+        """Map images [B, 3, H, W] to logits [B, K], or to what a dense head predicts, `heads.Dense`."""
+        if self.dense:
+            return self.head(self.maps(images))
         return self.head(self.neck(self.backbone(images)))
 
 
@@ -31,16 +46,19 @@ def build_model(
     num_classes: int,
     image_size: tuple[int, int] | None,
     seed: int,
+    dense: bool = False,
 ) -> Model:
     """Build the three parts, each from its own random stream, so the backbone's initial weights do not depend on the neck.
 
     Args:
         backbone: Builds the backbone.
         neck: Builds the neck from `channels`.
-        head: Builds the head from `channels`, `num_classes`, `map_size` and `stride`.
+        head: Builds the head from `channels`, `num_classes`, `map_size` and `stride`; a dense one from `channels` and
+            `strides` of all maps, and `num_classes`.
         num_classes: Number of logits K.
         image_size: Height and width of the training images in pixels, or None if they vary.
         seed: The run's seed.
+        dense: Whether the head is a dense one.
 
     Returns:
         The model, in training mode, in channels_last, where stride-1 max-pools are ten times faster on a CPU.
@@ -52,7 +70,11 @@ def build_model(
     stride = made_backbone.stride
     map_size = None if image_size is None else made_backbone.map_size(*image_size)
     with stream(seed, "head"):
-        made_head = head(channels=made_neck.out_channels, num_classes=num_classes, map_size=map_size, stride=stride)
+        if dense:
+            channels = (*made_backbone.channels[:-1], made_neck.out_channels)
+            made_head = head(channels=channels, num_classes=num_classes, strides=made_backbone.strides)
+        else:
+            made_head = head(channels=made_neck.out_channels, num_classes=num_classes, map_size=map_size, stride=stride)
     model = Model(made_backbone, made_neck, made_head)
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 

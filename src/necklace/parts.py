@@ -7,7 +7,7 @@ REFERRED += ("max_pixels", "links", "test_fraction", "labels", "boxes", "annotat
 # What the run gives each part of a config itself, and the config may not: the names, and how many arguments by their place.
 GIVEN: dict[str, tuple[tuple[str, ...], int]] = {
     "neck": (("channels",), 0),
-    "head": (("channels", "num_classes", "map_size", "stride"), 0),
+    "head": (("channels", "num_classes", "map_size", "stride", "strides"), 0),
     "task": (("model", "classes", "optimizer", "schedule", "seed"), 0),
     "optimizer": ((), 1),
     "schedule": ((), 3),

@@ -42,7 +42,10 @@ class Record:
         epochs: Epochs trained.
         steps: Optimizer steps taken.
         train_images_left_out: Images left out of an epoch because they filled no batch, over all epochs.
-        test_correct: One bit per test image in the split's order (numpy.packbits, base64), or None without a test split.
+        test_correct: One bit per test image in the split's order (numpy.packbits, base64), or None without a test split, and
+            where an image is not simply right or wrong.
+        evidence: What the metrics of test come from that are no means over images: `file` in the run's folder, its `sha256`,
+            and its `kind`, `boxes` or `scores`, see `necklace.boxes`. None for one label an image, and in old records.
         gates: Gate statistics of the focal layers on val at these weights, see `Gates.summary`; None without a focal layer.
         data: Digest and number of images of each split, class names, and files that were skipped with the reason. Newer records
             also have `notes`; `class_counts`, the images of each class in each split; and `predicted`, how many images of val
@@ -75,6 +78,7 @@ class Record:
     steps: int
     train_images_left_out: int
     test_correct: str | None
+    evidence: dict[str, str] | None
     gates: dict[str, Any] | None
     data: dict[str, Any]
     cost: dict[str, dict[str, Any]]

@@ -7,10 +7,14 @@ Deviation: a shortcut that changes shape is a 1x1 convolution with BatchNorm (th
 channels (option A).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
-from necklace.backbones.base import Backbone
+from necklace.backbones.base import Backbone, places_of
+
+STRIDES = (1, 2, 4)
 
 
 class _StridedPointwise(nn.Conv2d):
@@ -55,14 +59,18 @@ class CifarResNet(Backbone):
     Args:
         depth: Total number of layers, 6n + 2: 8, 14, 20, 26, 32, ...
         width: Channels of the first stage; the second and third have 2 * width and 4 * width.
+        stages: Strides of the maps to hand out, of 1, 2 and 4; what follows the last is cut. None: the last map alone.
     """
 
-    def __init__(self, depth: int = 8, width: int = 16) -> None:
+    def __init__(self, depth: int = 8, width: int = 16, stages: Sequence[int] | None = None) -> None:
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"backbone.depth={depth}: a CIFAR ResNet has 6n + 2 layers: 8, 14, 20, 26, 32, ...")
         if width < 1:
             raise ValueError(f"backbone.width={width}: must be at least 1")
-        super().__init__(out_channels=4 * width, stride=4)
+        places = [2] if stages is None else places_of(stages, STRIDES, "a CIFAR ResNet")
+        super().__init__(out_channels=width * 2 ** places[-1], stride=STRIDES[places[-1]])
+        self.channels = tuple(width * 2**place for place in places)
+        self.strides = tuple(STRIDES[place] for place in places)
         layers: list[nn.Module] = [
             nn.Conv2d(3, width, 3, 1, 1, bias=False),
             nn.BatchNorm2d(width),
@@ -75,10 +83,22 @@ class CifarResNet(Backbone):
                 layers.append(_BasicBlock(channels, out_channels, 2 if stage and not block else 1))
                 channels = out_channels
         self.layers = nn.Sequential(*layers)
+        # The number of the last layer of each stage.
+        self.ends = tuple(len(layers) - 1 - (2 - place) * (depth - 2) // 6 for place in places)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        del self.layers[self.ends[-1] + 1 :]
         self.load_pretrained(self.layers, None)
+
+    def stages(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The maps of images [B, 3, H, W] at the strides that were asked for."""
+        maps, x = [], images
+        for number, layer in enumerate(self.layers):
+            x = layer(x)
+            if number in self.ends:
+                maps.append(x)
+        return tuple(maps)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map images [B, 3, H, W] to features [B, 4 * width, ceil(H / 4), ceil(W / 4)]."""

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from necklace.boxes.truth import COUNTS
+from necklace.data.boxes import Targets
 from necklace.diagnostics.gate_stats import LayerGates
 from necklace.necks.focal_parts import FocalParts
 
@@ -112,13 +114,17 @@ class GateWatch:
         self._hooks.clear()
         self._batch = None
 
-    def batch(self, images: Tensor, labels: Tensor) -> None:
-        """Announce a batch: images [B, 3, H, W], labels int64 [B] or [B, K] (1 where a class is present)."""
-        if labels.ndim == 1:
+    def batch(self, images: Tensor, labels: Any) -> None:
+        """Announce a batch: images [B, 3, H, W], labels int64 [B] or [B, K] (1 where a class is present), or `Targets`."""
+        if isinstance(labels, Targets):
+            counted = labels.flags == COUNTS
+            shown = (labels.image[counted] * self._classes + labels.classes[counted]).unique()
+            pairs = torch.stack([shown // self._classes, shown % self._classes])
+        elif labels.ndim == 1:
             pairs = torch.stack([torch.arange(len(labels), device=labels.device), labels])
         else:
             pairs = (labels == 1).nonzero().T
-        self._batch = pairs, (images.shape[2], images.shape[3]), len(labels)
+        self._batch = pairs, (images.shape[2], images.shape[3]), len(images)
 
     @torch.no_grad()
     def _take(self, name: str, module: nn.Module, x: Tensor) -> None:

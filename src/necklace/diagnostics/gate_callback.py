@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities import move_data_to_device
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
@@ -153,7 +154,7 @@ class Gates(Callback):
         """The gates that are not finite with the weights as they are, on the first batch of val."""
         data: Any = getattr(trainer, "datamodule")  # noqa: B009, which Lightning attaches without declaring it
         batch: Batch = data.prepare(next(iter(data.val_dataloader())), augment=False)
-        images, labels = batch.images.to(pl_module.device), batch.labels.to(pl_module.device)
+        images, labels = (move_data_to_device(part, pl_module.device) for part in (batch.images, batch.labels))
         with GateWatch(pl_module, len(self.classes)) as watch, torch.no_grad():
             watch.batch(images, labels)
             pl_module(images)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from necklace.model import Model
+
 MASS = 0.95
 
 
@@ -107,11 +109,12 @@ def theoretical_receptive_field(backbone: nn.Module, limit: int = 512) -> int | 
     central output.
 
     Args:
-        backbone: The network; it is copied, not changed.
+        backbone: The network, from images to one map or a list of maps; it is copied, not changed.
         limit: Side of the largest square image to try, in pixels.
 
     Returns:
-        The side in pixels, or None if it covers a whole `limit` x `limit` image (attention, global pooling).
+        The side in pixels, of several maps the largest; or None if it covers a whole `limit` x `limit` image (attention, global
+        pooling).
     """
     probe = copy.deepcopy(backbone).double().cpu().eval()
     with torch.no_grad():
@@ -125,13 +128,37 @@ def theoretical_receptive_field(backbone: nn.Module, limit: int = 512) -> int | 
     size = 32
     while size <= limit:
         images = torch.ones(1, 3, size, size, dtype=torch.double, requires_grad=True)
-        features = probe(images)
-        centre = features[0, :, features.shape[2] // 2, features.shape[3] // 2].sum()
-        (gradient,) = torch.autograd.grad(centre, images)
-        touched = gradient[0].abs().sum(0) > 0
-        rows, columns = touched.any(1).nonzero().flatten(), touched.any(0).nonzero().flatten()
-        inside = min(int(rows[0]), int(columns[0])) > 0 and max(int(rows[-1]), int(columns[-1])) < size - 1
-        if inside:
-            return max(int(rows[-1] - rows[0]), int(columns[-1] - columns[0])) + 1
+        outputs = probe(images)
+        extents = [_extent(images, features) for features in (outputs if isinstance(outputs, list) else [outputs])]
+        known = [extent for extent in extents if extent is not None]
+        if len(known) == len(extents):
+            return max(known)
         size *= 2
     return None
+
+
+def _extent(images: Tensor, features: Tensor) -> int | None:
+    """The longer side of the pixels that the centre of a map depends on; None where they reach the image's border."""
+    centre = features[0, :, features.shape[2] // 2, features.shape[3] // 2].sum()
+    (gradient,) = torch.autograd.grad(centre, images, retain_graph=True)
+    touched = gradient[0].abs().sum(0) > 0
+    rows, columns = touched.any(1).nonzero().flatten(), touched.any(0).nonzero().flatten()
+    size = images.shape[2]
+    if min(int(rows[0]), int(columns[0])) > 0 and max(int(rows[-1]), int(columns[-1])) < size - 1:
+        return max(int(rows[-1] - rows[0]), int(columns[-1] - columns[0])) + 1
+    return None
+
+
+class BackboneAndHead(nn.Module):
+    """Images to the maps of a dense head's predictions, without the neck: its mean over the channels stands in for it."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.backbone, self.head = model.backbone, model.head
+        self.channels = int(model.neck.out_channels)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Map images [B, 3, H, W] to the predictions [B, K + 4, h, w] of each level."""
+        *finer, last = self.backbone.stages(images)
+        neck = last.mean(1, keepdim=True).expand(-1, self.channels, -1, -1)
+        return self.head.maps((*finer, neck))  # pyright: ignore[reportCallIssue]

@@ -157,7 +157,10 @@ def other_choices() -> dict[str, list[str]]:
         group = path.parent.relative_to(CONFIGS).as_posix()
         if path.name.startswith("_") or group.split("/")[0] in (".", "recipe", "hydra"):
             continue
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        if text.startswith("# @package _global_"):  # as task=detection, which sets options of other groups as well
+            content = content[group]
         for name in content.get("defaults", ()) if isinstance(content, dict) else ():  # as focal_block has focal's options
             inherited = path.with_name(f"{name}.yaml")
             content = _merged(inherited, content) if isinstance(name, str) and inherited.is_file() else content

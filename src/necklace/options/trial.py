@@ -18,6 +18,7 @@ from necklace.options.signatures import located
 
 # A trial has these; what depends on them is left to the real run.
 CHANNELS, CLASSES, MAP_SIZE = 64, 2, (4, 4)
+MAPS = 8  # that a dense head is given
 UNREAD = ": nothing reads it"
 QUICK = ("necklace.necks", "necklace.heads", "necklace.data.sizes", "torch.optim")
 
@@ -80,13 +81,17 @@ def _maker(path: str, node: dict[str, Any]) -> Callable[[], Any] | None:
         return lambda: Augmentation(**node)
     function = located(node["_target_"])
     if function is CifarResNet:
-        return lambda: CifarResNet(**{name: value for name, value in node.items() if not name.startswith("_")} | {"width": 1})
+        options: dict[str, Any] = {name: value for name, value in node.items() if not name.startswith("_")} | {"width": 1}
+        return lambda: CifarResNet(**options)
     module = getattr(function, "__module__", "")
     if not inspect.isclass(function) or not module.startswith(QUICK):
         return None
     config = OmegaConf.create(node)
     if path == "neck":
         return lambda: instantiate(config, channels=CHANNELS)
+    if path == "head" and getattr(function, "dense", False):
+        channels, strides = [CHANNELS] * MAPS, [2**place for place in range(MAPS)]
+        return lambda: instantiate(config, channels=channels, num_classes=CLASSES, strides=strides)
     if path == "head":
         return lambda: instantiate(config, channels=CHANNELS, num_classes=CLASSES, map_size=MAP_SIZE, stride=1)
     if path == "optimizer":

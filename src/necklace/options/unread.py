@@ -12,7 +12,10 @@ Node = Mapping[str, Any]
 
 
 def _backbone(node: Node) -> dict[str, str]:
-    return {} if node.get("pretrained") else {"pretrained_skip": "there is no backbone.pretrained"}
+    found = {} if node.get("pretrained") else {"pretrained_skip": "there is no backbone.pretrained"}
+    if stages := node.get("stages"):
+        found["stage"] = f"backbone.stages={','.join(map(str, stages))} says where it ends"
+    return found
 
 
 def _focal_modulation(node: Node) -> dict[str, str]:
@@ -56,6 +59,7 @@ def _trainer(node: Node) -> dict[str, str]:
 RULES: dict[str, Callable[[Node], dict[str, str]]] = {
     "necklace.backbones.libraries.TorchvisionResNet": _backbone,
     "necklace.backbones.libraries.TimmBackbone": _backbone,
+    "necklace.backbones.lite0.Lite0": _backbone,
     "necklace.necks.focal.FocalModulation": _focal_modulation,
     "necklace.necks.focal_block.FocalBlock": _focal,
     "torch.optim.sgd.SGD": _sgd,

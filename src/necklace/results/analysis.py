@@ -10,6 +10,7 @@ import numpy as np
 
 from necklace.record import Record, unpack_bits
 from necklace.results.comparability import check_comparable
+from necklace.results.evidence import evidence_interval
 from necklace.results.notes import notes_below
 from necklace.results.results import Control, Results, Row, RowCost, SamePair, metric_by_seed
 from necklace.results.stats import Difference, Interval, holm, image_interval, paired_difference, summarise
@@ -78,8 +79,7 @@ def _row(name: str, runs: Runs, study: StudyRecords, chosen: dict[str, Any]) -> 
     difference = images = None
     if baseline is not None and name != baseline:
         difference = _paired(own, runs[baseline], metric, name)
-        if metric == "test/acc":  # the only metric that is a mean over images
-            images = _over_images(own, runs[baseline], name)
+        images = _over_images(own, runs[baseline], metric, name)
     records = [run.record for run in own if run.record]
     ends = {key.removeprefix(f"{metric}@") for record in records for key in record.metrics}
     sides = sorted(int(end) for end in ends if end.isdecimal())
@@ -120,13 +120,17 @@ def _paired(row: Sequence[StudyRun], baseline: Sequence[StudyRun], metric: str, 
     return paired_difference(np.array([own[s] for s in shared]), np.array([base[s] for s in shared]), generator)
 
 
-def _over_images(row: Sequence[StudyRun], baseline: Sequence[StudyRun], name: str) -> Interval | None:
-    own, base = _correct(row), _correct(baseline)
-    shared = [seed for seed in own if seed in base]
+def _over_images(row: Sequence[StudyRun], baseline: Sequence[StudyRun], metric: str, name: str) -> Interval | None:
     tested = {run.record.data["digest"].get("test") for run in (*row, *baseline) if run.record}
-    if not shared or len(tested) > 1:  # other images cannot be paired
+    if len(tested) > 1:  # other images cannot be paired
         return None
     generator = numpy_generator(0, f"bootstrap over images: {name}")
+    if metric != "test/acc":
+        return evidence_interval(row, baseline, metric, generator)
+    own, base = _correct(row), _correct(baseline)
+    shared = [seed for seed in own if seed in base]
+    if not shared:
+        return None
     return image_interval(np.stack([own[s] for s in shared]), np.stack([base[s] for s in shared]), generator)
 
 

@@ -109,13 +109,14 @@ def _cost_conditions(study: StudyRecords) -> list[str]:
 
 def _averaged_classes(study: StudyRecords) -> list[str]:
     """Over how many classes a mean of average precisions goes, where not all of them are in test."""
-    if not study.info.metric.startswith("test/map"):
+    kind = "test/ap" if study.info.metric.startswith("test/map") else "test/box_ap"
+    if not study.info.metric.startswith(("test/map", "test/box_map")):
         return []
     notes: dict[str, None] = {}
     for run in study.runs:
         if run.record is not None and study.info.metric in run.record.metrics:
             classes, metrics = run.record.data.get("classes", []), run.record.metrics
-            absent = [name for name in classes if f"test/ap/{name}" not in metrics]
+            absent = [name for name in classes if f"{kind}/{name}" not in metrics]
             if absent:
                 listed = f"{', '.join(absent[:5])}{f' and {len(absent) - 5} more' if len(absent) > 5 else ''}"
                 averaged = f"{len(classes) - len(absent)} of {len(classes)} classes"

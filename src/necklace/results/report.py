@@ -82,7 +82,7 @@ def report_html(results: Results, table: TableText) -> str:
         largest_gap=max(map(abs, results.same.gaps.values())) if results.same else None,
         missing=[run for run in runs if run.record is None],
         by_class=_by_class(results),
-        by_class_shows="Average precision" if _kind(results) == "ap" else "Accuracy",
+        by_class_shows="Accuracy" if _kind(results) == "class_acc" else "Average precision",
     )
 
 
@@ -108,7 +108,9 @@ def _by_class(results: Results) -> list[tuple[str, ...]]:
 
 
 def _kind(results: Results) -> str:
-    """Which metric of single classes goes with the study's metric: `ap` or `class_acc`."""
+    """Which metric of single classes goes with the study's metric: `box_ap`, `ap` or `class_acc`."""
+    if results.study.metric.startswith("test/box_"):
+        return "box_ap50" if results.study.metric.startswith(("test/box_map50", "test/box_ap50/")) else "box_ap"
     return "ap" if results.study.metric.startswith(("test/map", "test/ap/")) else "class_acc"
 
 

@@ -12,12 +12,12 @@ import numpy as np
 from necklace.identity import hash_identity
 from necklace.record import Record, unpack_bits
 from necklace.results.analysis import analyse
-from necklace.results.comparability import NotComparable
+from necklace.results.evidence import check_evidence
 from necklace.results.figure_data import figure_data
 from necklace.results.report import report_html
 from necklace.results.table import table_text
 from necklace.results.write import table_files
-from necklace.study.store import RETIRED, StudyRecords, StudyRun, thumbnail_files
+from necklace.study.store import RETIRED, StudyRecords, StudyRun, evidence_file, thumbnail_files
 from necklace.study.study_file import StudyFile, axes_of, read_study, row_names
 
 
@@ -40,8 +40,8 @@ def verify(study: StudyRecords, folder: Path) -> list[str]:
         problems += _check_study(study, read_study(folder / "study.yaml"))
     try:
         return problems + _check_derived(study, folder)
-    except NotComparable as error:
-        return [*problems, str(error)]
+    except ValueError as error:  # not comparable, or evidence that cannot be read
+        return problems if any(str(error) in problem for problem in problems) else [*problems, str(error)]
 
 
 def _check_derived(study: StudyRecords, folder: Path) -> list[str]:
@@ -68,6 +68,7 @@ def _check_derived(study: StudyRecords, folder: Path) -> list[str]:
 def _check_listed(study: StudyRecords, records: Path) -> list[str]:
     """The files in `records/` that belong to no run of the study; retired ones have a folder of their own."""
     listed = {f"{run.name}.json" for run in study.runs if run.record} | {"study.json", "costs.json", RETIRED}
+    listed |= {evidence_file(records, run.name).name for run in study.runs if run.evidence}
     listed |= {path.name for run in study.runs for path in thumbnail_files(records, run.name).values()}
     return [f"records/{path.name}: belongs to no run" for path in sorted(records.iterdir()) if path.name not in listed]
 
@@ -77,7 +78,7 @@ def _check_run(run: StudyRun) -> list[str]:
     record = run.record
     if record is None:
         return []
-    problems = check_record(record)
+    problems = check_record(record) + check_evidence(run)
     if (run.name, run.seed) != (record.name, record.config["seed"]):
         problems.append(f"is listed as seed {run.seed}, but its record is of {record.name}, seed {record.config['seed']}")
     if not 0 <= record.best_epoch < record.epochs:
@@ -86,7 +87,7 @@ def _check_run(run: StudyRun) -> list[str]:
     for name, values in run.curve.items():
         at_best = values[record.best_epoch] if record.best_epoch < len(values) else None
         if (
-            name in ("val/acc", "val/balanced_acc", "val/map")
+            name in ("val/acc", "val/balanced_acc", "val/map", "val/box_map")
             and at_best is not None
             and abs(at_best - record.metrics[name]) > 1e-4
         ):

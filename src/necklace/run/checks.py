@@ -7,7 +7,7 @@ from torch import nn
 
 from necklace.data.datamodule import DataModule
 from necklace.data.sizes import Native
-from necklace.diagnostics.receptive_field import theoretical_receptive_field
+from necklace.diagnostics.receptive_field import BackboneAndHead, theoretical_receptive_field
 from necklace.model import Model
 from necklace.tasks import Task
 
@@ -26,10 +26,26 @@ def check_parts(data: DataModule, model: Model, task: Task, choice: str) -> None
     """
     check_gap(data, model)
     check_stride(data, model)
+    check_head(model, task)
     if task.label_axes != data.splits["train"].labels.ndim:
         fitting = "task=classification" if task.label_axes == 2 else "task=multilabel"
         raise ValueError(f"data={choice} does not go with this task: take {fitting}")
+    boxes = data.splits["train"].boxes is not None
+    if boxes != task.dense:
+        fitting = "data.boxes=false, or task=detection" if boxes else "data.boxes=true"
+        raise ValueError(f"data={choice}: its images come with{'' if boxes else 'out'} boxes; this task needs {fitting}")
     check_positives(data)
+
+
+def check_head(model: Model, task: Task) -> None:
+    """Check that the head predicts what the task takes.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if model.dense != task.dense:
+        kind, fitting = ("boxes", "head=dense") if task.dense else ("one vector an image", "head=gap, flatten or pyramid")
+        raise ValueError(f"head: this task takes {kind}, which this head does not predict; take {fitting}")
 
 
 def check_positives(data: DataModule) -> None:
@@ -49,9 +65,13 @@ def check_positives(data: DataModule) -> None:
 def check_stride(data: DataModule, model: Model) -> None:
     """Check that native sizes give a feature map that covers the image to the pixel.
 
+    A dense head needs it not: the points of a map that reaches beyond the image predict boxes within it as well.
+
     Raises:
         ValueError: Images are rounded to something that is no multiple of the backbone's stride.
     """
+    if model.dense:
+        return
     if isinstance(data.sizes, Native) and data.sizes.stride % model.backbone.stride:
         raise ValueError(f"data.sizes.stride={data.sizes.stride}: must be a multiple of the backbone's {model.backbone.stride}")
 
@@ -60,19 +80,20 @@ def check_gap(data: DataModule, model: Model) -> None:
     """Check the diagnostic's premise: no position of the feature map sees both things that the label joins.
 
     Raises:
-        ValueError: The source's gap is not larger than the backbone's receptive field.
+        ValueError: The source's gap is not larger than the receptive field of the backbone, with a dense head behind it.
     """
     if data.min_gap is None:
         return
-    seen = theoretical_receptive_field(model.backbone)
+    seen = theoretical_receptive_field(BackboneAndHead(model) if model.dense else model.backbone)
     shapes = data.splits["train"].shapes
     shrunk = (data.sizes.least_shapes(shapes) / shapes).min().clamp(max=1)
     gap = int(data.min_gap * shrunk)
     if seen is None or gap <= seen:
         resized = f" ({gap} after resizing)" if gap < data.min_gap else ""
         raise ValueError(
-            f"data.source.min_gap={data.min_gap}{resized}: must be larger than the backbone's receptive field "
-            f"({'the whole image' if seen is None else f'{seen} pixels'}), or the backbone alone can solve the task"
+            f"data.source.min_gap={data.min_gap}{resized}: must be larger than the receptive field of the backbone"
+            f"{' and its head' if model.dense else ''} ({'the whole image' if seen is None else f'{seen} pixels'}), or it can "
+            "be solved without a neck"
         )
 
 

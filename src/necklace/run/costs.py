@@ -1,6 +1,7 @@
 """Parameters and multiply-adds of a model's parts, counted before training."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -42,18 +43,20 @@ def measure_cost(model: Model, image_size: tuple[int, int]) -> dict[str, Cost]:
     x = torch.zeros(1, 3, *image_size, device=device)
     costs = {}
     model.eval()
+    with torch.no_grad():
+        maps = model.maps(x) if model.dense else ()
     for name in PARTS:
-        costs[name], x = part_cost(getattr(model, name), x)
+        costs[name], x = part_cost(getattr(model, name), maps if model.dense and name == "head" else x)
     model.train(was_training)
     return costs
 
 
-def part_cost(part: nn.Module, x: torch.Tensor) -> tuple[Cost, torch.Tensor]:
+def part_cost(part: nn.Module, x: Any) -> tuple[Cost, Any]:
     """Count one part.
 
     Args:
         part: In evaluation mode.
-        x: Its input for one image, with a batch axis.
+        x: Its input for one image, with a batch axis; several maps for a dense head, whose output counts as its scores.
 
     Returns:
         Its cost and its output.
@@ -61,7 +64,8 @@ def part_cost(part: nn.Module, x: torch.Tensor) -> tuple[Cost, torch.Tensor]:
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         x = part(x)
-    return Cost(part_params(part), counter.get_total_flops() // 2, tuple(x.shape[1:])), x
+    output: torch.Tensor = x[0] if isinstance(x, tuple) else x
+    return Cost(part_params(part), counter.get_total_flops() // 2, tuple(output.shape[1:])), x
 
 
 def part_params(part: nn.Module) -> int:

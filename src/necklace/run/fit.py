@@ -91,11 +91,12 @@ def fit(
     best = _best_checkpoint(folder, task, spec.resolved["epochs"])
     gates.chosen = int(best["epoch"]), int(best["global_step"])
     trainer.loggers = []  # what follows is for the record; a logger would take it for one more epoch
-    metrics, test_correct, predicted = _evaluated(trainer, task, data)
+    metrics, test_correct, predicted, evidence = _evaluated(trainer, task, data, folder)
     return {
         "metrics": metrics,
         "best_epoch": int(best["epoch"]),
         "test_correct": test_correct,
+        "evidence": evidence,
         "gates": gates.summary(),
         "initial_hash": initial_hash,
         "weights_hash": weights_hash(task.model),
@@ -169,22 +170,40 @@ def _best_checkpoint(folder: "RunFolder", task: Task, epochs: int) -> dict[str, 
 
 
 def _evaluated(
-    trainer: pl.Trainer, task: Task, data: DataModule
-) -> tuple[dict[str, float], np.ndarray | None, dict[str, list[int]]]:
-    """The metrics of the task's weights on val and test, which test images are right, and how many are taken for each class."""
+    trainer: pl.Trainer, task: Task, data: DataModule, folder: "RunFolder"
+) -> tuple[dict[str, float], np.ndarray | None, dict[str, list[int]], dict[str, str] | None]:
+    """The metrics of the task's weights on val and test, and where they come from.
+
+    That is which test images are right, how many are taken for each class, and the record's `evidence`.
+    """
     metrics = dict(trainer.validate(task, data, verbose=False)[0])
-    test_correct, predicted = None, dict(task.predicted)
+    test_correct, predicted, evidence = None, dict(task.predicted), None
     if "test" in data.splits:
         metrics |= trainer.test(task, data, verbose=False)[0]
         predicted = dict(task.predicted)
         parts = [part for rank in all_gather_object(task.test_correct) for part in rank]
-        test_correct = correctness(parts, len(data.splits["test"])).numpy()
+        if parts or task.evidence is None:
+            test_correct = correctness(parts, len(data.splits["test"])).numpy()
+        evidence = _written(task, folder, len(data.splits["test"])) if task.evidence is not None else None
         for size in data.eval_sizes:  # every image brought to one size: `test/acc@24`
             data.test_size = size
             metrics |= {f"{name}@{size}": value for name, value in trainer.test(task, data, verbose=False)[0].items()}
         data.test_size = None
     # torchmetrics computes in float32: digits after the seventh are noise that would make equal runs look different.
-    return {name: float(f"{value:.7g}") for name, value in metrics.items()}, test_correct, predicted
+    return {name: float(f"{value:.7g}") for name, value in metrics.items()}, test_correct, predicted, evidence
+
+
+def _written(task: Task, folder: "RunFolder", images: int) -> dict[str, str]:
+    """Write the evidence of the last test, of so many images; the record's field about it, on every rank.
+
+    Raises:
+        ValueError: It is of another number of images.
+    """
+    if len(task.evidence) != images:
+        raise ValueError(f"evidence of {len(task.evidence)} images for {images} test images")
+    path = folder.evidence_path
+    (sha256, *_) = all_gather_object(task.evidence.save(path) if task.global_rank == 0 else "")
+    return {"file": path.name, "kind": str(task.evidence_kind), "sha256": sha256}
 
 
 def _cost_fields(costs: dict[str, Cost]) -> dict[str, Any]:

@@ -75,6 +75,11 @@ class RunFolder:
         return self.path / "gates.parquet"
 
     @property
+    def evidence_path(self) -> Path:
+        """`evidence.npz`, from which the metrics of test can be derived again, where the record alone does not do."""
+        return self.path / "evidence.npz"
+
+    @property
     def checkpoints(self) -> Path:
         """`checkpoints/`, with `best.ckpt` and `last.ckpt`."""
         return self.path / "checkpoints"

@@ -1,6 +1,7 @@
 """A set of runs that no study.yaml asked for, read as a study: runs that differ in nothing but the seed are a row."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from necklace.identity import SAID, hash_identity, leaves, short_key, shown
 from necklace.record import Record
 from necklace.run.folder import RunFolder
 from necklace.study.excerpts import read_curve, read_pictures
-from necklace.study.store import StudyInfo, StudyRecords, StudyRun
+from necklace.study.store import StudyInfo, StudyRecords, StudyRun, found_evidence
 
 
 def study_of_runs(root: Path, metric: str) -> StudyRecords:
@@ -52,7 +53,8 @@ def study_of_runs(root: Path, metric: str) -> StudyRecords:
 def _run(folder: RunFolder, row: str, record: Record | None) -> StudyRun:
     if record:
         pictures = read_pictures(folder.path)
-        return StudyRun(row, record.config["seed"], {}, folder.name, "done", None, record, read_curve(folder.path), pictures)
+        run = StudyRun(row, record.config["seed"], {}, folder.name, "done", None, record, read_curve(folder.path), pictures)
+        return replace(run, evidence=found_evidence(record, folder.evidence_path))
     failure = folder.failure()
     return StudyRun(row, _seed_of(folder.path), {}, folder.name, "failed" if failure else "missing", failure, None)
 

@@ -8,7 +8,7 @@ from necklace.identity import hash_of_name
 from necklace.study.excerpts import read_curve, read_pictures, read_thumbnails
 from necklace.study.plan import Plan, PlannedRun
 from necklace.study.status import RunStatus, StatusReader
-from necklace.study.store import StudyInfo, StudyRun, read_info, read_retired, retired_runs, with_record
+from necklace.study.store import StudyInfo, StudyRun, found_evidence, read_info, read_retired, retired_runs, with_record
 
 
 class Kept:
@@ -84,4 +84,5 @@ def _collected(planned: PlannedRun, found: RunStatus, kept: Kept, illustrate: bo
         known = kept.get(planned.spec.hash)
         unchanged = known is not None and known.record == found.record and known.pictures == pictures
         thumbnails = (known.thumbnails if known and unchanged else {}) or read_thumbnails(folder)
-    return replace(run, curve=read_curve(folder), pictures=pictures, thumbnails=thumbnails)
+    evidence = found_evidence(found.record, found.folder.evidence_path)
+    return replace(run, curve=read_curve(folder), pictures=pictures, thumbnails=thumbnails, evidence=evidence)

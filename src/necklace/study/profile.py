@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 
 from necklace.build import DataFacts, built, facts_of
 from necklace.code_version import version_digest
+from necklace.heads import Dense
 from necklace.launcher.server import without_main
 from necklace.run.conditions import device_name
 from necklace.study.plan import Plan, PlannedRun
@@ -154,7 +155,11 @@ class _Subject:
 
     def step(self) -> None:
         self.optimizer.zero_grad()
-        self.model(self.images).logsumexp(1).mean().backward()
+        outputs = self.model(self.images)
+        if isinstance(outputs, Dense):
+            (outputs.scores.logsumexp(2).mean() + outputs.boxes.mean()).backward()
+        else:
+            outputs.logsumexp(1).mean().backward()
         self.optimizer.step()
 
     def _timed(self, work: Callable[[], object]) -> float:

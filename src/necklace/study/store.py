@@ -1,9 +1,10 @@
 """What a study keeps in version control: records/, from which every number and figure of it can be derived again.
 
 `records/RUN.json` is a run's record with its learning curve and the numbers of its pictures; `records/RUN.NAME.png` are
-thumbnails of the pictures of each row's first run; `records/study.json` says which runs there are, whether they
-finished, and how they are to be read; `records/costs.json` holds the speeds that were measured at the end. Results that
-study.yaml no longer asks for lie in `records/retired/` until it asks for them again.
+thumbnails of the pictures of each row's first run; `records/RUN.evidence.npz` is what a run's metrics come from, where the
+record alone does not say; `records/study.json` says which runs there are, whether they finished, and how they are to be read;
+`records/costs.json` holds the speeds that were measured at the end. Results that study.yaml no longer asks for lie in
+`records/retired/` until it asks for them again.
 """
 
 import json
@@ -39,6 +40,7 @@ class StudyRun:
         curve: Its learning curve, such as `{"epoch": [0, 1], "val/acc": [0.3, 0.5]}`; empty without a record.
         pictures: `receptive_field` and `contributions` as in its pictures.json; empty if it was not asked for pictures.
         thumbnails: Name of a picture to a small PNG, of the first run of a row that has pictures.
+        evidence: The file that the record's evidence names, in the run's folder or in `records/`; None where it names none.
     """
 
     row: str
@@ -51,6 +53,7 @@ class StudyRun:
     curve: Curve = field(default_factory=dict)
     pictures: dict[str, Any] = field(default_factory=dict)
     thumbnails: dict[str, bytes] = field(default_factory=dict)
+    evidence: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,9 @@ def write_records(study: StudyRecords, folder: Path) -> list[str]:
             wanted.add(f"{run.name}.json")
             parts = {"record": asdict(run.record), "curve": run.curve, "pictures": run.pictures}
             write_changed(records / f"{run.name}.json", json.dumps(parts, **_COMPACT) + "\n")
+        if run.evidence:
+            wanted.add(evidence_file(records, run.name).name)
+            write_changed(evidence_file(records, run.name), run.evidence.read_bytes())
         for name, content in run.thumbnails.items():
             wanted.add(f"{run.name}.{name}.png")
             write_changed(records / f"{run.name}.{name}.png", content)
@@ -169,7 +175,8 @@ def write_records(study: StudyRecords, folder: Path) -> list[str]:
         write_costs(study.costs, folder)
     content = {"layout": LAYOUT, **asdict(study.info), "runs": runs}
     write_changed(records / "study.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    retired = [path for path in [*records.glob("*.json"), *records.glob("*.png")] if path.name not in wanted]
+    kept = [path for kind in ("json", "png", "npz") for path in records.glob(f"*.{kind}")]
+    retired = [path for path in kept if path.name not in wanted]
     _move(retired, records / RETIRED)
     for path in (records / RETIRED).glob("*"):
         if path.name in wanted:  # what it holds is in records/ again
@@ -235,7 +242,29 @@ def _filled(run: StudyRun, path: Path) -> StudyRun:
     kept = checked(_Kept, read_json(path), path)
     thumbnails = {name: file.read_bytes() for name, file in thumbnail_files(path.parent, run.name).items()}
     record = parse_record(kept.record, path)
-    return replace(run, record=record, curve=kept.curve, pictures=kept.pictures, thumbnails=thumbnails)
+    evidence = found_evidence(record, evidence_file(path.parent, run.name))
+    return replace(run, record=record, curve=kept.curve, pictures=kept.pictures, thumbnails=thumbnails, evidence=evidence)
+
+
+def evidence_file(records: Path, run: str) -> Path:
+    """The file of a run's evidence in a folder of records."""
+    return records / f"{run}.evidence.npz"
+
+
+def found_evidence(record: Record, path: Path) -> Path | None:
+    """The file of a record's evidence; None where the record names none.
+
+    Raises:
+        FileNotFoundError: The record names some, and it is not there.
+    """
+    if record.evidence is None:
+        return None
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: the metrics of {record.name} come from this file, but it is not there; bring it back, or train the run "
+            "again with rerun=true"
+        )
+    return path
 
 
 def retired_runs(folder: Path) -> dict[str, Path]:

@@ -38,12 +38,19 @@ class Task(pl.LightningModule):
     Attributes:
         monitor: The val metric that selects the checkpoint; larger is better.
         label_axes: Number of axes of the labels that the task expects: 1 for [B], 2 for [B, K].
-        test_correct: Pairs of indices int64 [B] and correctness bool [B], one for each test batch.
+        dense: Whether the task takes what a dense head predicts.
+        test_correct: Pairs of indices int64 [B] and correctness bool [B], one for each test batch; none where an image is not
+            simply right or wrong.
+        evidence: What the metrics of the last test can be derived from again, with a method `save`; None where that is
+            `test_correct`, or nothing.
+        evidence_kind: The kind of the evidence, as the record names it.
         predicted: Stage to the number of images that its last pass took for each class; empty with several labels an image.
     """
 
     monitor: str
     label_axes: int
+    dense = False
+    evidence_kind: str | None = None
 
     def __init__(
         self,
@@ -63,6 +70,7 @@ class Task(pl.LightningModule):
         self._seen: list[int] = []  # numbers of these steps
         self._loss_sum = torch.zeros(())  # of the epoch's images on this rank
         self._images = 0
+        self.evidence: Any = None
         self.test_correct: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.step_lr = 0.0
         self.predicted: dict[str, list[int]] = {}
@@ -85,30 +93,33 @@ class Task(pl.LightningModule):
         folder = path.parents[1] if path.parent.name == "checkpoints" else "outputs/STUDY/RUN"
         raise TypeError(f"{cls.__name__}.load_from_checkpoint: load the run instead: necklace.load({str(folder)!r}).model")
 
-    def losses(self, logits: torch.Tensor, labels: torch.Tensor, training: bool) -> torch.Tensor:
+    def losses(self, logits: Any, labels: Any, training: bool) -> torch.Tensor:
         """The loss of each image, float [B].
 
         Args:
-            logits: float [B, K].
-            labels: int64 [B], or int8 [B, K].
+            logits: float [B, K], or what the head predicts.
+            labels: int64 [B], or int8 [B, K], or what the batch has in their place.
             training: Whether it is a training step.
         """
         raise NotImplementedError
 
-    def update_metrics(self, stage: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def keep(self, stage: str, logits: Any, batch: Batch) -> None:
+        """Keep of a batch of `val` or `test` what metrics and evidence need beyond `update_metrics`; nothing by default."""
+
+    def update_metrics(self, stage: str, logits: Any, labels: Any) -> torch.Tensor | None:
         """Update the metrics of `val` or `test` with a batch.
 
         Args:
             stage: `val` or `test`.
-            logits: float [B, K].
-            labels: int64 [B], or int8 [B, K].
+            logits: As for `losses`.
+            labels: As for `losses`.
 
         Returns:
-            Whether each image is predicted correctly, bool [B].
+            Whether each image is predicted correctly, bool [B]; None where it is not simply right or wrong.
         """
         raise NotImplementedError
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> Any:
         """Map images [B, 3, H, W] to logits [B, K], in float32 where the model computes in less.
 
         So losses and metrics are of full precision: on a CPU, autocast would leave the softmax in bf16.
@@ -177,11 +188,12 @@ class Task(pl.LightningModule):
         self.epoch_loss.reset()
         self.log("lr", self.step_lr)
 
-    def _evaluate(self, batch: Batch, stage: str, mean_loss: MeanLoss) -> torch.Tensor:
+    def _evaluate(self, batch: Batch, stage: str, mean_loss: MeanLoss) -> torch.Tensor | None:
         logits = self(batch.images)
         losses = self.losses(logits, batch.labels, training=False)
         mean_loss.update(losses.mean(), len(losses))
         self.log(f"{stage}/loss", mean_loss, on_epoch=True, on_step=False)
+        self.keep(stage, logits, batch)
         return self.update_metrics(stage, logits, batch.labels)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -189,13 +201,15 @@ class Task(pl.LightningModule):
         self._evaluate(batch, "val", self.val_loss)
 
     def on_test_start(self) -> None:
-        """Clear the correctness of an earlier test."""
+        """Clear what an earlier test left."""
         self.test_correct.clear()
+        self.evidence = None
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the test metrics and keep the correctness of each image."""
         correct = self._evaluate(batch, "test", self.test_loss)
-        self.test_correct.append((batch.indices.cpu(), correct.cpu()))
+        if correct is not None:
+            self.test_correct.append((batch.indices.cpu(), correct.cpu()))
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -9,6 +10,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import CatMetric
 from torchmetrics.functional.classification import binary_average_precision, binary_precision_recall_curve
 
+from necklace.boxes.scores import ScoreEvidence
+from necklace.data.datamodule import Batch
+from necklace.distributed import all_gather_object
 from necklace.tasks.base import Task
 from necklace.tasks.class_weights import weights_tensor
 
@@ -33,7 +37,7 @@ class MultiLabel(Task):
         ValueError: `class_weights` is out of range.
     """
 
-    monitor, label_axes = "val/map", 2
+    monitor, label_axes, evidence_kind = "val/map", 2, "scores"
     class_weights: torch.Tensor | None
 
     def __init__(
@@ -51,6 +55,7 @@ class MultiLabel(Task):
         self.register_buffer("class_weights", weights_tensor(class_weights, self.classes), persistent=False)
         # Both average precisions need the scores of all images: the area under the curve and VOC2007's 11 points.
         self.val_scores, self.test_scores = CatMetric(), CatMetric()
+        self._tested: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # indices, scores and labels of test's batches
 
     def losses(self, logits: torch.Tensor, labels: torch.Tensor, training: bool) -> torch.Tensor:
         """Binary cross-entropy of each image [B] in nats, the mean over its classes with a label of 0 or 1."""
@@ -61,6 +66,16 @@ class MultiLabel(Task):
             logits, target, weight=known, reduction="none", pos_weight=weights
         )
         return losses.sum(1) / known.sum(1).clamp(min=1)
+
+    def keep(self, stage: str, logits: torch.Tensor, batch: Batch) -> None:
+        """Keep the scores of test with the images that they are of."""
+        if stage == "test":
+            parts = batch.indices, logits.float(), batch.labels.to(torch.int8)
+            self._tested.append(tuple(part.cpu().numpy() for part in parts))  # pyright: ignore[reportArgumentType]
+
+    def on_test_epoch_start(self) -> None:
+        """Forget an earlier pass."""
+        self._tested.clear()
 
     def update_metrics(self, stage: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Keep the scores for the end of the pass; returns whether each image has all classes right (-1 ignored), bool [B]."""
@@ -73,8 +88,10 @@ class MultiLabel(Task):
         self._log_precisions("val", self.val_scores)
 
     def on_test_epoch_end(self) -> None:
-        """Log the average precisions on test."""
+        """Log the average precisions on test, and keep what they are derived from."""
         self._log_precisions("test", self.test_scores)
+        self.evidence = _evidence([part for own in all_gather_object(self._tested) for part in own])
+        self._tested.clear()
 
     def _log_precisions(self, stage: str, scores: CatMetric) -> None:
         kept = torch.as_tensor(scores.compute())
@@ -94,6 +111,15 @@ class MultiLabel(Task):
         self.log(f"{stage}/map07", torch.stack(elevens).mean() if elevens else undefined)
         if stage == "test":
             self.log("test/map_classes", float(len(areas)))
+
+
+def _evidence(parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> ScoreEvidence | None:
+    """The evidence of batches in the order of their images; of a pass over a few batches, their images are the split."""
+    if not parts:
+        return None
+    seen = np.sort(np.concatenate([index for index, *_ in parts]))
+    placed = [(np.searchsorted(seen, index), scores, labels) for index, scores, labels in parts]
+    return ScoreEvidence.joined(placed, images=len(seen))
 
 
 def eleven_point_precision(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

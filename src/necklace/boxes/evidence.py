@@ -248,7 +248,7 @@ def evidence_of(images: Iterable[ImageBoxes], num_classes: int) -> Evidence:
     indices: list[int] = []
     rows: list[Matches] = []
     objects: list[Objects] = []
-    for some in _portions(images):
+    for some in portions(images):
         indices += [image.index for image in some]
         within, together, found = match(some, num_classes)
         rows += [within, together]
@@ -274,7 +274,7 @@ def evidence_of(images: Iterable[ImageBoxes], num_classes: int) -> Evidence:
     )
 
 
-def _portions(images: Iterable[ImageBoxes]) -> Iterator[list[ImageBoxes]]:
+def portions(images: Iterable[ImageBoxes]) -> Iterator[list[ImageBoxes]]:
     """The images some at a time, so that neither their number nor their boxes need more than a bounded memory."""
     some: list[ImageBoxes] = []
     pairs = 0

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ def test_a_runs_own_record_of_schema_3_is_read(tmp_path: Path) -> None:
     raw = json.loads((LAYOUT3 / "records" / f"{SPPF}.json").read_text())["record"]
     (tmp_path / "record.json").write_text(json.dumps(raw))
     assert read_record(tmp_path / "record.json").metrics == raw["figures"]
+
+
+def test_a_record_of_schema_4_is_read_and_has_no_evidence() -> None:
+    path = LAYOUT3.parent / "record4.json"
+    raw = json.loads(path.read_text())
+    record = read_record(path)
+    assert (raw["schema"], record.schema) == (4, SCHEMA)
+    assert record.evidence is None
+    assert {name: value for name, value in asdict(record).items() if name in raw and name != "schema"} == {
+        name: value for name, value in raw.items() if name != "schema"
+    }
 
 
 @pytest.mark.parametrize("damage", [{"layout": 99}, {"layout": 2}, {"layout": None}, {"cells": 3}])

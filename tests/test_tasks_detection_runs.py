@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of two runs."""
     outputs = tmp_path_factory.mktemp("outputs")
-    for neck in ("none", "sppf"):
+    for neck in ("none", "focal"):
         run(spec_of([*on_folder(folder, outputs), f"neck={neck}", "epochs=6"]))
     return outputs / "runs"
 
@@ -146,7 +146,7 @@ def as_study(trained: Path, metric: str) -> StudyRecords:
 def test_a_table_has_the_interval_over_images_and_verify_derives_all_of_it(trained: Path, tmp_path: Path) -> None:
     for metric in ("test/box_map", "test/box_ap50/dark"):
         results = analyse(as_study(trained, metric))
-        (row,) = [row for row in results.rows if row.name == "sppf"]
+        (row,) = [row for row in results.rows if row.name == "focal"]
         assert row.difference is not None
         assert row.images is not None
         assert row.images.low < row.difference.mean < row.images.high

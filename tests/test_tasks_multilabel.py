@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from necklace.data.datamodule import Batch
 from necklace.schedules import constant
 from necklace.tasks import MultiLabel, eleven_point_precision
 
@@ -86,3 +87,20 @@ def test_a_mean_over_no_class_is_not_zero() -> None:
     assert np.isnan(logged["test/map"])
     assert np.isnan(logged["test/map07"])
     assert logged["test/map_classes"] == 0
+
+
+def test_a_test_leaves_the_scores_in_the_order_of_the_split() -> None:
+    rng = np.random.default_rng(1)
+    logits, labels = rng.normal(size=(20, 2)).astype(np.float32), rng.choice([-1, 0, 1], (20, 2))
+    task = MultiLabel(nn.Identity(), "ab", torch.optim.AdamW, constant, seed=0)
+    logged: dict[str, float] = {}
+    task.log = lambda name, value: logged.update({name: float(value)})  # pyright: ignore[reportAttributeAccessIssue]
+    for part in rng.permutation(20).reshape(4, 5):
+        batch = Batch(torch.empty(5, 0), torch.tensor(labels[part], dtype=torch.int8), torch.tensor(part), 5, (0, 0, 0))
+        task.keep("test", torch.tensor(logits[part]), batch)
+        task.update_metrics("test", torch.tensor(logits[part]), batch.labels)
+    task.on_test_epoch_end()
+    assert np.array_equal(task.evidence.scores, logits)
+    assert np.array_equal(task.evidence.labels, labels)
+    derived = {f"test/{name}": value for name, value in task.evidence.metrics("ab").items()}
+    assert derived == {name: pytest.approx(value, abs=1e-6) for name, value in logged.items()}

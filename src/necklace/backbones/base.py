@@ -1,11 +1,11 @@
 """The base class of all backbones."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
 
-from necklace.backbones.weights import load_weights, loadable_names
+from necklace.backbones.weights import State, load_weights, loadable_names
 
 
 class Backbone(nn.Module):
@@ -16,8 +16,11 @@ class Backbone(nn.Module):
         stride: Input pixels per step of the feature map.
         channels: Channels of each map of `stages`; the last is `out_channels`.
         strides: Input pixels per step of each map of `stages`, ascending; the last is `stride`.
+        renamed: Gives the tensors of a weights file the network's names, where a file has others.
         pretrained: Tensors loaded from a weights file and tensors in total; `(0, total)` without a file.
     """
+
+    renamed: Callable[[State], State] | None = None
 
     def __init__(self, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -40,7 +43,7 @@ class Backbone(nn.Module):
             skip: Name prefixes of tensors that may keep their initial values.
         """
         names = loadable_names(network)
-        self.pretrained = (0, len(names)) if path is None else load_weights(network, path, skip)
+        self.pretrained = (0, len(names)) if path is None else load_weights(network, path, skip, self.renamed)
 
     def map_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the feature map of an image of this height and width."""

@@ -33,10 +33,10 @@ def weights_file(backbone: Mapping[str, Any], fetch: bool = True) -> Path | None
     pretrained = backbone.get("pretrained")
     if pretrained is not True:
         return given_file(pretrained)
-    by_name: Callable[[str, bool], Path] | None = getattr(get_class(backbone["_target_"]), "weights_by_name", None)
+    by_name: Callable[[str | None, bool], Path] | None = getattr(get_class(backbone["_target_"]), "weights_by_name", None)
     if by_name is None:
         raise ValueError(f"backbone.pretrained=true: {backbone['_target_']} has no weights by name; give a file or null")
-    return by_name(backbone["name"], fetch)
+    return by_name(backbone.get("name"), fetch)
 
 
 def given_file(pretrained: Any) -> Path | None:

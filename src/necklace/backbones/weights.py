@@ -1,10 +1,12 @@
 """Pretrained weights from a local file: every tensor of the network is filled from it, or the run stops."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
+
+State = dict[str, torch.Tensor]
 
 
 def loadable_names(network: nn.Module) -> list[str]:
@@ -12,7 +14,9 @@ def loadable_names(network: nn.Module) -> list[str]:
     return [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
 
 
-def load_weights(network: nn.Module, path: str, skip: Sequence[str] = ()) -> tuple[int, int]:
+def load_weights(
+    network: nn.Module, path: str, skip: Sequence[str] = (), renamed: Callable[[State], State] | None = None
+) -> tuple[int, int]:
     """Load a network's weights from a local file.
 
     Every tensor of the network must be in the file, except those named in `skip`: a tensor that is missing or has another
@@ -23,6 +27,7 @@ def load_weights(network: nn.Module, path: str, skip: Sequence[str] = ()) -> tup
         network: The network to fill, in place.
         path: A .safetensors file, or a .pth/.pt file with a state dict (bare, or under `state_dict` or `model`).
         skip: Name prefixes of tensors that may keep their initial values.
+        renamed: Gives the file's tensors the network's names, where it has others.
 
     Returns:
         The number of tensors loaded, and the total number of tensors.
@@ -32,6 +37,7 @@ def load_weights(network: nn.Module, path: str, skip: Sequence[str] = ()) -> tup
         ValueError: The file is not a state dict, or does not cover the network.
     """
     stored = read_state_dict(path)
+    stored = renamed(stored) if renamed else stored
     own = network.state_dict()
     required = loadable_names(network)
     loaded, missing, misshapen = {}, [], []

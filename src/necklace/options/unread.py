@@ -59,6 +59,7 @@ def _trainer(node: Node) -> dict[str, str]:
 RULES: dict[str, Callable[[Node], dict[str, str]]] = {
     "necklace.backbones.libraries.TorchvisionResNet": _backbone,
     "necklace.backbones.libraries.TimmBackbone": _backbone,
+    "necklace.backbones.lite0.Lite0": _backbone,
     "necklace.necks.focal.FocalModulation": _focal_modulation,
     "necklace.necks.focal_block.FocalBlock": _focal,
     "torch.optim.sgd.SGD": _sgd,

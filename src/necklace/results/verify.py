@@ -41,7 +41,7 @@ def verify(study: StudyRecords, folder: Path) -> list[str]:
     try:
         return problems + _check_derived(study, folder)
     except ValueError as error:  # not comparable, or evidence that cannot be read
-        return list(dict.fromkeys([*problems, str(error)]))
+        return problems if any(str(error) in problem for problem in problems) else [*problems, str(error)]
 
 
 def _check_derived(study: StudyRecords, folder: Path) -> list[str]:

@@ -15,8 +15,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import Container, DictConfig
 
-from necklace.config import Composer, config_flags
-from necklace.launcher.hydra_jobs import hydra_launcher, hydra_state, restore_hydra_state
+from necklace.config import Composer
+from necklace.launcher.hydra_jobs import config_flags, hydra_launcher, hydra_state, restore_hydra_state
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 GOOD = [

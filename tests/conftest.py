@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="there is no NVIDIA GPU that torch can use"))
 
 
+@pytest.fixture
+def any_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Benchmarks measure whatever else runs on this machine; their times mean nothing."""
+    from necklace.cli import bench_machine
+
+    monkeypatch.setattr(bench_machine, "BUSY", float("inf"))
+    monkeypatch.setattr(bench_machine, "_LOOK_S", 0.01)
+
+
 @contextmanager
 def initialised() -> Iterator[None]:
     """Hydra with the project's configs, whether a test has initialised it or not."""
@@ -67,9 +77,17 @@ def compose_train(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     return config, choices
 
 
+@cache
+def scratch() -> TemporaryDirectory[str]:
+    """A folder that goes with this process."""
+    return TemporaryDirectory(prefix="necklace-tests-")
+
+
 def spec_of(overrides: list[str]) -> RunSpec:
-    """The run of these overrides."""
+    """The run of these overrides; where they do not say where its files go, these do not go into the checkout."""
     config, choices = compose_train(overrides)
+    if config.outputs == "outputs":
+        config.outputs = scratch().name
     plain = resolved(config)
     with initialised():
         said = said_of(config, plain, choices, Composer(GlobalHydra.instance().config_loader(), "train"), overrides)

@@ -43,6 +43,9 @@ def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_AT_ONCE", 7)
     monkeypatch.setattr(module, "_PAIRS_AT_ONCE", 500)
     assert same(whole, Evidence.joined([evidence_of(iter(found), 3)], 40))
+    for pairs in (1, 40):  # a detection at a time, and some
+        monkeypatch.setattr("necklace.boxes.matching._PAIRS", pairs)
+        assert same(whole, Evidence.joined([evidence_of(iter(found), 3)], 40))
 
 
 def test_images_missing_and_twice() -> None:

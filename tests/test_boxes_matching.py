@@ -61,11 +61,18 @@ def test_voc_looks_only_at_the_object_with_the_highest_overlap() -> None:
 
 
 def test_voc_of_equal_overlaps_the_first_and_coco_the_last() -> None:
-    # A box between two objects overlaps both by 5/15; twice as high boxes make it 1/2: [0, 20], [10, 30], detection [5, 25].
-    objects = [((0.0, 0.0, 20.0, 10.0), 0, 0), ((10.0, 0.0, 30.0, 10.0), 0, IGNORED)]
-    between = ((5.0, 0.0, 25.0, 10.0), 0, 0.9)  # shares 15 of 25 with each
-    assert voc(image(0, objects, [between]))[0] == [RIGHT]
-    assert voc(image(0, objects[::-1], [between]))[0] == [IGNORABLE]
+    left, right = ((0.0, 0.0, 20.0, 10.0), 0, 0), ((10.0, 0.0, 30.0, 10.0), 0, 0)
+    # The first detection shares 15 of 25 with each of the two.
+    found = [((5.0, 0.0, 25.0, 10.0), 0, 0.9), (right[0], 0, 0.8)]
+    # VOC: `left` for the first, `right` for the second. COCO: `right` for the first, and none for the second, as `left` is
+    # too far away (10 of 30): half is found, 51 of 101 recalls.
+    outcomes, metrics = voc(image(0, [left, right], found))
+    assert outcomes == [RIGHT, RIGHT]
+    assert exactly(metrics["box_map50"], 51, 101)
+    assert exactly(metrics["box_loc50"], 51, 101)
+    outcomes, metrics = voc(image(0, [right, left], found))
+    assert outcomes == [RIGHT, WRONG]
+    assert metrics["box_map50"] == metrics["box_loc50"] == 1
 
 
 def test_half_is_enough_and_less_is_not() -> None:

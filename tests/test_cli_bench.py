@@ -1,15 +1,13 @@
 import csv
 import io
-import re
 from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 
-from necklace.cli import bench, bench_peer, bench_report, bench_start, bench_studies
+from necklace.cli import bench, bench_machine, bench_peer, bench_slots, bench_start, bench_studies
 
 
 @pytest.mark.parametrize(
@@ -21,6 +19,10 @@ from necklace.cli import bench, bench_peer, bench_report, bench_start, bench_stu
         ("records --counts 1000 250", "--counts 1000 250: must be hundreds, such as 1000"),
         ("records --counts 0", "--counts 0: must be hundreds"),
         ("studies --cells 3", "unrecognized arguments: --cells 3"),
+        ("gates --rounds 0", "--rounds: 0: must be a whole number from 1"),
+        ("studies --runs many", "--runs: many: must be a whole number from 1"),
+        ("loader --root x --workers -1", "--workers -1: must be at least 0"),
+        ("slots --root x --runs 3", "--runs 3: must be even"),
     ],
 )
 def test_a_wrong_command_line_is_answered_in_a_line(line: str, words: str) -> None:
@@ -31,22 +33,39 @@ def test_a_wrong_command_line_is_answered_in_a_line(line: str, words: str) -> No
     assert words in output.getvalue()
 
 
-def numbers(line: str) -> list[float]:
-    return [float(text.replace(",", "")) for text in re.findall(r"\d[\d,]*\.?\d*", line)]
+def test_on_a_busy_machine_nothing_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bench_machine, "BUSY", 0.5)
+    monkeypatch.setattr(bench_machine, "_PAUSE_S", 0.0)
+    for line in (["train"], ["necks"], ["studies"], ["peer", "--root", "x"]):
+        with pytest.raises(
+            SystemExit, match=rf"error: bench {line[0]}: the machine is busy.*allowed is 0\.5; nothing is written"
+        ):
+            bench.main(line)
+    assert not list(tmp_path.iterdir())
 
 
-def row(output: str, name: str) -> list[float]:
-    """The numbers of a row of a printed table."""
-    (line,) = [line for line in output.splitlines() if name in line and "│" in line]
-    return numbers(line.partition(name)[2])
+def measured(folder: Path, *line: str, capsys: pytest.CaptureFixture[str]) -> list[dict[str, str]]:
+    """Run a benchmark in a folder; gives the rows of its table, by the names of its columns."""
+    bench.main(list(line))
+    written = folder / "experiments" / "benchmarks" / line[0]
+    assert (written / "table.md").read_text() in capsys.readouterr().out
+    lines = (written / "table.csv").read_text().splitlines()
+    head = [one for one in lines if one.startswith("# ")]
+    assert head[1] == f"# command: necklace bench {' '.join(line)}"
+    assert [one[2:].partition(":")[0] for one in head[2:6]] == ["machine", "versions", "allocator", "load"]
+    return list(csv.DictReader(lines[len(head) :]))
 
 
-@pytest.fixture(autouse=True)
-def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+@pytest.fixture
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, any_load: None) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
-def noise_images(root: Path, train: int, size: tuple[int, int]) -> None:
+pytestmark = pytest.mark.usefixtures("_here")
+
+
+def noise_images(root: Path, train: int, size: tuple[int, int]) -> str:
     """An image folder of two classes of noise, with four test images of each."""
     generator = torch.Generator().manual_seed(0)
     for split, count in (("train", train), ("test", 4)):
@@ -56,101 +75,40 @@ def noise_images(root: Path, train: int, size: tuple[int, int]) -> None:
             for index in range(count):
                 pixels = torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=generator)
                 Image.fromarray(pixels.numpy()).save(folder / f"{index:02}.jpg")
+    return str(root)
 
 
 def test_the_loader_is_compared_with_imagefolder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    noise_images(tmp_path, train=12, size=(20, 24))
-    bench.main(["loader", "--root", str(tmp_path), "--size", "16", "--batch-size", "8", "--workers", "1"])
-    output = capsys.readouterr().out
-    for name in ("loader alone", "training ResNet-8"):
-        own, usual, ratio = row(output, name)
-        assert ratio == pytest.approx(own / usual, rel=0.1, abs=0.02)
+    root = noise_images(tmp_path / "images", train=12, size=(20, 24))
+    line = ("loader", "--root", root, "--size", "16", "--batch-size", "8", "--workers", "1")
+    rows = measured(tmp_path, *line, capsys=capsys)
+    assert [row["images/s"] for row in rows] == ["loader alone", "training ResNet-8"]
+    for row in rows:
+        assert float(row["ratio"]) == pytest.approx(float(row["necklace"]) / float(row["ImageFolder, 1 workers"]), rel=0.01)
 
 
-def test_gates_are_timed_for_each_kind_of_focal_layer(capsys: pytest.CaptureFixture[str]) -> None:
-    bench.main(["gates", "--batch-size", "4", "--rounds", "1", "--every", "5"])
-    output = capsys.readouterr().out
-    for name in ("ResNet-8, focal ", "ResNet-8, focal_block", "(4 focal layers)"):
-        step, plain, watched, end, share, of_all = row(output, name)
-        assert min(step, plain, watched, end) >= 0
-        assert of_all == pytest.approx(share / 5, abs=0.02)
-
-
-@pytest.mark.slow
-def test_a_study_is_compared_with_cold_processes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    small = {"data.source.train": 40, "data.source.test": 10, "backbone.width": 4, "epochs": 1, "batch_size": 16}
-    monkeypatch.setattr(bench_studies, "SHORT", bench_studies.SHORT | small)
-    bench.main(["studies", "--runs", "2", "--cold", "1"])
-    output = capsys.readouterr().out
-    assert "2 runs of " in output
-    to_last, to_report = row(output, "plan to the last run"), row(output, "costs measured")
-    assert to_last <= to_report
-    assert row(output, "study / cold processes")[0] > 0
+def test_gates_are_timed_for_each_kind_of_focal_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = measured(tmp_path, "gates", "--batch-size", "4", "--rounds", "1", "--every", "5", capsys=capsys)
+    assert len(rows) == 3
+    for row in rows:
+        assert all(float(row[kind]) > 0 for kind in ("training step", "val batch", "watched"))
+        assert float(row["every 5 epochs %"]) == pytest.approx(float(row["of an epoch with a pass %"]) / 5, rel=0.01)
 
 
 @pytest.mark.slow
-def test_plan_and_table_of_many_runs_are_timed(capsys: pytest.CaptureFixture[str]) -> None:
-    bench.main(["records", "--counts", "100", "200"])
-    output = capsys.readouterr().out
-    lines = [line for line in output.splitlines() if line.startswith("│")]
-    found = [numbers(line) for line in lines]
-    assert [runs for runs, *_ in found] == [100, 200]
-    for runs, plan, files, both, each in found:
-        assert both == pytest.approx(plan + files, abs=0.11)
-        assert each == pytest.approx(1000 * both / runs, abs=1.1)
+def test_a_folder_is_read_with_and_without_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise_images(tmp_path / "images", train=6, size=(8, 8))
+    rows = measured(tmp_path, "data", "--root", "images", "--rounds", "1", capsys=capsys)
+    assert [row["what"] for row in rows] == ["first run", "later run", "data.cache=null"]
+    assert all(float(row["wall s"]) > 0 for row in rows)
+    assert "until 20 images are ready" in (tmp_path / "experiments" / "benchmarks" / "data" / "table.md").read_text()
 
 
-@pytest.mark.slow
-def test_a_study_is_compared_with_a_plain_multirun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    noise_images(tmp_path, train=68, size=(32, 32))
-    monkeypatch.setattr(bench_peer, "COUNTS", {"train": 64, "val": 4, "test": 4})
-    bench.main(["peer", "--root", str(tmp_path), "--epochs", "1", "--seeds", "1"])
-    output = capsys.readouterr().out
-    assert "4 runs of 1 epochs, 128 images" in output
-    own, usual = row(output, "ablate.py, to the report"), row(output, "Lightning and Hydra multirun")
-    assert row(output, "ratio")[0] == pytest.approx(usual[0] / own[0], rel=0.1)
-    assert all(0 <= accuracy <= 1 for *_, accuracy in (own, usual))
-    monkeypatch.setattr(bench_peer, "COUNTS", {"train": 68, "val": 4, "test": 4})
-    with pytest.raises(ValueError, match="train/one has too few images for 72"):
-        bench_peer.peer(tmp_path, 1, 1, Console())
-
-
-@pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where benchmarks write, on a machine that is never too busy."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bench_report, "BUSY", 1e9)
-    return tmp_path / "experiments" / "benchmarks"
-
-
-def rows_of(path: Path) -> list[list[str]]:
-    lines = path.read_text().splitlines()
-    facts = {line[2:].partition(":")[0] for line in lines if line.startswith("#")}
-    assert facts == {"command", "machine", "versions", "allocator", "load"}
-    return list(csv.reader(line for line in lines if not line.startswith("#")))
-
-
-def test_a_folder_is_read_with_and_without_the_cache(results: Path) -> None:
-    for split, count in (("train", 6), ("test", 2)):
-        for shade, name in enumerate(("one", "two")):
-            folder = results.parent / "images" / split / name
-            folder.mkdir(parents=True)
-            for index in range(count):
-                Image.new("RGB", (8, 8), (9 * index, 90 * shade, 7)).save(folder / f"{index}.jpg", quality=95)
-    bench.main(["data", "--root", str(results.parent / "images"), "--rounds", "1"])
-    (_, *rows) = rows_of(results / "data" / "table.csv")
-    assert [name for name, *_ in rows] == ["first run", "later run", "data.cache=null"]
-    assert all(float(seconds) >= 0 for _, *times in rows for seconds in times)
-    assert "until 16 images are ready" in (results / "data" / "table.md").read_text()
-
-
-def test_a_step_is_taken_apart(results: Path) -> None:
-    bench.main(["train", "--rounds", "2", "--chunk", "2", "--batch-size", "4"])
-    (_, run, batches, same, plain) = rows_of(results / "train" / "table.csv")
-    for loop in (same, plain):
-        assert float(loop[2]) == pytest.approx(float(run[1]) - float(batches[1]) - float(loop[1]), abs=0.02)
+def test_a_step_is_taken_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, batches, *loops = measured(tmp_path, "train", "--rounds", "2", "--chunk", "2", "--batch-size", "4", capsys=capsys)
+    for loop in loops:
+        beyond = float(run["ms a step"]) - float(batches["ms a step"]) - float(loop["ms a step"])
+        assert float(loop["ms of the run beyond it and the batches"]) == pytest.approx(beyond, abs=0.02)
 
 
 def test_a_process_says_what_it_took(tmp_path: Path) -> None:
@@ -159,8 +117,55 @@ def test_a_process_says_what_it_took(tmp_path: Path) -> None:
     assert 0 < at["END"] <= at["ALL"]
 
 
-def test_on_a_busy_machine_nothing_is_measured(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_report, "BUSY", 0.5)
-    with pytest.raises(SystemExit, match=r"error: bench train: the machine is busy: .* more than 0\.5; nothing is written"):
-        bench.main(["train"])
-    assert not results.exists()
+@pytest.mark.slow
+def test_a_study_is_compared_with_cold_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {"data.source.train": 40, "data.source.test": 10, "backbone.width": 4, "epochs": 1, "batch_size": 16}
+    monkeypatch.setattr(bench_studies, "SHORT", bench_studies.SHORT | small)
+    rows = measured(tmp_path, "studies", "--runs", "2", "--cold", "1", capsys=capsys)
+    training, start, to_last, to_report, alone = (float(row["s"]) for row in rows)
+    assert training < to_last < to_report
+    assert 0 < start < to_last
+    assert float(rows[3]["/ cold processes"]) == pytest.approx(to_report / alone, rel=0.01)
+
+
+@pytest.mark.slow
+def test_a_study_in_two_slots_is_compared_with_two_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = noise_images(tmp_path / "images", train=40, size=(32, 32))
+    small = {"data.train_images": 60, "data.val_fraction": 0.1, "backbone.width": 8, "batch_size": 16}
+    monkeypatch.setattr(bench_slots, "RUN", bench_slots.RUN | small)
+    rows = measured(tmp_path, "slots", "--root", root, "--runs", "2", "--rounds", "1", capsys=capsys)
+    for way in ("ablate.py, 2 slots", "2 bare processes"):
+        training, runs, last, whole, beside = (float(row[way]) for row in rows)
+        assert training < runs < last < whole
+        assert beside == pytest.approx(whole - runs, rel=0.5)
+    for row in rows[:-1]:
+        loss = 100 * (1 - float(row["2 bare processes"]) / float(row["ablate.py, 2 slots"]))
+        assert float(row["loss of throughput %"]) == pytest.approx(loss, abs=0.2)
+
+
+@pytest.mark.slow
+def test_plan_and_table_of_many_runs_are_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = measured(tmp_path, "records", "--counts", "100", "200", capsys=capsys)
+    assert [row["runs"] for row in rows] == ["100", "200"]
+    for row in rows:
+        parts = float(row["plan s"]) + float(row["records, tables, figures, report s"])
+        assert float(row["in all s"]) == pytest.approx(parts, rel=0.01)
+        assert float(row["ms a run"]) == pytest.approx(1000 * parts / int(row["runs"]), rel=0.01)
+
+
+@pytest.mark.slow
+def test_a_study_is_compared_with_a_plain_multirun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = noise_images(tmp_path / "images", train=68, size=(32, 32))
+    monkeypatch.setattr(bench_peer, "COUNTS", {"train": 64, "val": 4, "test": 4})
+    own, usual = measured(tmp_path, "peer", "--root", root, "--epochs", "1", "--seeds", "1", capsys=capsys)
+    assert float(usual["ratio"]) == pytest.approx(float(usual["wall-clock s"]) / float(own["wall-clock s"]), rel=0.01)
+    assert all(0 <= float(row["mean test accuracy"]) <= 1 for row in (own, usual))
+    monkeypatch.setattr(bench_peer, "COUNTS", {"train": 68, "val": 4, "test": 4})
+    with pytest.raises(SystemExit, match=r"error: bench peer: --root .*: train/one has too few images for 72"):
+        bench.main(["peer", "--root", root])

@@ -6,10 +6,12 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
 from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 
-from necklace.config import Composer, choices_of, resolved
+from necklace.config import Composer, choices_of, listing_once, resolved
 from necklace.launcher.hydra_jobs import error_of
 from tests.composer_check import BAD, CONFIGS, GOOD, agree
 from tests.conftest import composed
@@ -149,3 +151,19 @@ def test_hydras_private_api_is_used_in_two_files() -> None:
     files = [*(ROOT / "src").rglob("*.py"), *ROOT.glob("*.py")]
     private = ("hydra._internal", "ConfigLoaderImpl", "._return_value", "Singleton._")
     assert {path.name for path in files if any(name in path.read_text() for name in private)} == {"config.py", "hydra_jobs.py"}
+
+
+def test_a_group_is_listed_once(loader: ConfigLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual: Any = ConfigLoaderImpl.get_group_options
+    calls = []
+    monkeypatch.setattr(ConfigLoaderImpl, "get_group_options", lambda *some, **more: calls.append(some) or usual(*some, **more))
+    with listing_once():
+        first = loader.get_group_options("neck")
+        assert first == usual(loader, "neck")
+        assert "focal" in first
+        assert loader.list_groups("data") == ["sizes"]
+        before = len(calls)
+        first.clear()  # a caller's own
+        assert "focal" in loader.get_group_options("neck")
+        assert loader.list_groups("data") == ["sizes"]
+        assert len(calls) == before == 2

@@ -155,6 +155,20 @@ def test_names_are_those_of_the_files_where_these_are_unique() -> None:
     assert short_names(["x/a.png", "y/a.png"]) == ["x/a.png", "y/a.png"]
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", [None, 1, 6, 8, 9])
+def test_orientations_are_those_that_decoding_applies(tmp_path, kind: str, orientation: int | None) -> None:
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    path = tmp_path / "a"
+    options: Any = {"exif": exif} if orientation else {}
+    Image.new("RGB", (7, 5)).save(path, kind, **options)
+    expected = orientation if orientation in (6, 8) else 1
+    assert orientations([File(str(path), "a")]) == [expected]
+    assert decode(path.read_bytes()).shape == ((7, 5, 3) if expected > 1 else (5, 7, 3))
+
+
 def test_orientations_of_files_that_are_no_images_are_none(tmp_path) -> None:
     (tmp_path / "x").write_bytes(b"none")
     assert orientations([File(str(tmp_path / "x"), "x"), File(str(tmp_path / "y"), "y")]) == [1, 1]

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from necklace.data.augment import Augmentation
 from necklace.data.coco import Coco
+from necklace.data.datamodule import DataModule
 from necklace.data.images import Source, Splits
-from necklace.data.splits import read_splits
+from necklace.data.sizes import Fixed
+from necklace.data.splits import read_splits, share_splits, splits_key, splits_of
 from necklace.data.voc import Voc
 from necklace.data.yolo import Yolo
 from tests.box_forms import voc_splits, write_coco, write_yolo
@@ -77,6 +80,36 @@ def test_without_boxes_the_classes_are_labels(tmp_path: Path) -> None:
     assert plain.images["train"].boxes is None
     assert plain.images["train"].labels.tolist() == with_boxes.images["train"].labels.tolist()
     assert plain.images["train"].labels.tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 0], [0, 1, 1]]
+
+
+def test_boxes_are_shared_with_other_processes_and_stay_with_images_that_are_mapped(tmp_path: Path) -> None:
+    root = voc(tmp_path / "voc")
+    source = {"_target_": "necklace.data.voc.Voc", "root": str(root), "boxes": True, "cache": str(tmp_path / "cache")}
+    digests = set()
+    for memory_gib in (4, 0):
+        key = splits_key({"source": {**source, "memory_gib": memory_gib}})
+        own = splits_of(key)
+        assert (own.images["train"].starts is None) == (memory_gib == 4)
+        digests.add(json.dumps(own.digest))
+        data = DataModule(own, Fixed(8), 2, 0, Augmentation(crop_scale=0.5))
+        digests.add(json.dumps([batch.labels.boxes.tolist() for batch in data.train_dataloader()]))
+        if memory_gib:
+            with share_splits([key]):
+                splits_of.cache_clear()
+                shared = splits_of(key)
+            assert shared is not own
+            assert shared.digest == own.digest
+    assert len(digests) == 2
+
+
+def test_equal_images_with_other_boxes_are_said(tmp_path: Path) -> None:
+    root = voc(tmp_path / "voc")
+    write(root, {"JPEGImages/d.jpg": encoded(20, 30, seed=0), "JPEGImages/e.jpg": encoded(20, 30, seed=1)})
+    write(root, {"Annotations/e.xml": xml(thing("cat", (2, 5, 30, 9)))})
+    assert read(Voc(root, boxes=True)).notes[-2:] == (
+        "1 test image is also in train (first: e.jpg = b-1.jpg)",
+        "1 val image is also in train, 1 of them with other boxes (first: d.jpg = a.jpg)",
+    )
 
 
 @pytest.mark.skipif(not (SHARED / "bccd-voc.tar.xz").exists(), reason="the shared data set BCCD is not here")

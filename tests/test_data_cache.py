@@ -2,6 +2,8 @@ import os
 import resource
 import subprocess
 import sys
+import time
+from importlib import import_module, invalidate_caches
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,15 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import necklace.data.cache
+import necklace.data.pixel_files
+import necklace.source_code
 from necklace.build import datamodule_of
 from necklace.data.augment import Augmentation
 from necklace.data.cache import PixelCache
+from necklace.data.context import Context
 from necklace.data.datamodule import DataModule
 from necklace.data.folder import Folder
+from necklace.data.glyphs import Glyphs
 from necklace.data.images import ImageSet
 from necklace.data.sizes import Fixed, Multiscale, Native
 from necklace.data.splits import read_splits
@@ -274,7 +280,7 @@ def test_beyond_the_limit_what_was_unused_for_longest_goes(root, tmp_path, monke
     for path in sizes:
         os.utime(path, (now - 100, now - 100))
     kept = train_split(folders[0], cache)  # used again
-    monkeypatch.setattr(necklace.data.cache, "LIMIT_GIB", 2.5 * max(sizes.values()) / 2**30)
+    monkeypatch.setattr(necklace.data.pixel_files, "LIMIT_GIB", 2.5 * max(sizes.values()) / 2**30)
     train_split(folders[2], cache)
     assert len(list(cache.glob("*.pixels"))) == len(list(cache.glob("*.index"))) == 2
     assert file_mapped_at(kept) in map(str, cache.glob("*.pixels"))
@@ -335,6 +341,7 @@ import sys, time
 from pathlib import Path
 import necklace.data.cache as cache
 from necklace.data.folder import Folder
+from necklace.data.glyphs import Glyphs
 
 root, folder, number = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 decode_files = cache.decode_files
@@ -368,6 +375,111 @@ def test_of_two_processes_one_decodes(root, tmp_path):
     assert found - {".index"} == {".lock", ".pixels"}
 
 
+@pytest.fixture
+def loaded_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the code's files, edited or checked out just now, for those that this process has loaded."""
+    monkeypatch.setattr(necklace.source_code, "_LOADED_NS", time.time_ns() + 60 * 10**9)
+
+
+def no_drawing(*args):
+    raise AssertionError("drawn again")
+
+
+@pytest.mark.usefixtures("loaded_now")
+@pytest.mark.parametrize(("kind", "options"), [(Glyphs, {}), (Context, {"image_size": (48, 60)})])
+def test_what_was_drawn_once_is_mapped(kind, options, tmp_path, monkeypatch):
+    in_memory = {name: kind(train=20, test=8, **options).split(name) for name in ("train", "test")}
+    first = kind(train=20, test=8, cache=tmp_path, **options)
+    assert {name: first.split(name).digest() for name in in_memory} == {name: one.digest() for name, one in in_memory.items()}
+    monkeypatch.setattr(kind, "_image", no_drawing)
+    again = kind(train=20, test=8, cache=str(tmp_path), **options)
+    assert again.split("val") is None
+    for name, expected in in_memory.items():
+        images = again.split(name)
+        assert images.digest() == expected.digest()
+        assert images.starts is None
+        assert torch.equal(images.labels, expected.labels)
+        assert file_mapped_at(images).endswith(".pixels")
+    with pytest.raises(AssertionError, match="drawn again"):
+        kind(train=20, test=8, cache=tmp_path, seed=1, **options).split("train")
+    assert len(list(tmp_path.glob("*.pixels"))) == 2
+    assert not list(tmp_path.glob("*.part"))
+    assert len(kind(train=0, test=8, cache=tmp_path, **options).split("train")) == 0
+
+
+DRAWS = """
+import torch
+from necklace.data.cache import drawn_split
+from necklace.data.images import ImageSet
+from {shades} import SHADE
+
+class Plain:
+    def __init__(self, cache):
+        self.cache, self.side = cache, 3
+
+    def split(self, name):
+        def draw():
+            return ImageSet.build([torch.full((self.side, 2, 3), SHADE, dtype=torch.uint8)], [0], ["one"])
+
+        return drawn_split(self, name, draw)
+"""
+
+
+def edited(folder: Path, shade: int, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A source in files of its own, of which one says how bright the image is, loaded anew."""
+    (folder / "plain_source.py").write_text(DRAWS.format(shades="plain_shades"))
+    (folder / "plain_shades.py").write_text(f"SHADE = {shade}\n")
+    for name in ("plain_source", "plain_shades"):
+        sys.modules.pop(name, None)
+    for known in (necklace.source_code._parsed, necklace.source_code._located, necklace.source_code.file_of):
+        known.cache_clear()
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(str(folder))
+    invalidate_caches()
+    return import_module("plain_source").Plain
+
+
+@pytest.mark.usefixtures("loaded_now")
+def test_an_edit_of_a_module_that_draws_is_seen(tmp_path, monkeypatch):
+    for shade, files in ((10, 1), (20, 2), (10, 2)):
+        images = edited(tmp_path, shade, monkeypatch)(tmp_path / "cache").split("train")
+        assert images.pixels.unique().tolist() == [shade]
+        assert len(list((tmp_path / "cache").glob("*.pixels"))) == files
+
+
+def test_code_that_changed_after_it_was_loaded_leaves_no_file(tmp_path, monkeypatch):
+    """What is drawn then is not what the file says."""
+    source = edited(tmp_path, 10, monkeypatch)
+    assert source(tmp_path / "cache").split("train").pixels.unique().tolist() == [10]
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.usefixtures("loaded_now")
+def test_drawn_images_whose_file_is_not_whole_are_drawn_anew(tmp_path):
+    def digest(cache: Path | None) -> str:
+        images = Glyphs(train=12, test=0, cache=cache).split("train")
+        assert images is not None
+        return images.digest()
+
+    expected = digest(None)
+    assert digest(tmp_path) == expected
+    (path,) = tmp_path.glob("*.pixels")
+    content = path.read_bytes()
+    for damaged in (b"", content[:-1], content[1:], content + b"x", content[:-30] + bytes(30), content[:-8] + b"\xff" * 8):
+        path.write_bytes(damaged)
+        assert digest(tmp_path) == expected
+        assert path.read_bytes() == content
+
+
+@pytest.mark.usefixtures("loaded_now")
+def test_a_cache_that_cannot_be_written_is_named_for_drawn_images_too(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        OSError, match=r"data\.cache=.*file/cache: cannot write drawn .*data\.cache=null draws them into memory"
+    ):
+        Glyphs(train=12, test=0, cache=tmp_path / "file/cache").split("train")
+
+
 def test_where_the_pixels_are_does_not_make_another_cell(root, tmp_path):
     identities = []
     for memory_gib in (4, 0):
@@ -378,3 +490,15 @@ def test_where_the_pixels_are_does_not_make_another_cell(root, tmp_path):
         identities.append(run_identity(plain, data.digest))
     assert identities[0] == identities[1]
     assert os.listdir(tmp_path / "cache")
+
+
+@pytest.mark.usefixtures("loaded_now")
+@pytest.mark.parametrize("name", ["glyphs", "context"])
+def test_a_run_on_drawn_images_is_the_same_run_with_and_without_a_cache(name, tmp_path):
+    identities = []
+    for chosen in ([], ["data.cache=null"]):
+        small = [f"data={name}", f"outputs={tmp_path}", "data.source.train=120", "data.source.test=16", *chosen]
+        plain: Any = OmegaConf.to_container(compose_train(small)[0], resolve=True)
+        identities.append(run_identity(plain, datamodule_of(plain).digest))
+        assert len(list((tmp_path / "cache").glob("*.pixels"))) == 2
+    assert identities[0] == identities[1]

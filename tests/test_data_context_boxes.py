@@ -62,6 +62,16 @@ def test_images_are_the_seeds_and_the_same_without_boxes() -> None:
     assert torch.equal(plain.labels, digest[0].labels.argmax(1))
 
 
+def test_drawn_images_come_back_from_the_cache_with_their_boxes(tmp_path) -> None:
+    plain = ContextBoxes(train=12, test=4, boxes=True).split("train")
+    assert plain is not None
+    for _ in range(2):
+        kept = ContextBoxes(train=12, test=4, boxes=True, cache=tmp_path).split("train")
+        assert kept is not None
+        assert kept.digest() == plain.digest()
+    assert len(list(tmp_path.glob("*.pixels"))) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

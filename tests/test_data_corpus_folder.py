@@ -183,32 +183,33 @@ LAYOUTS = [
     Case(
         "images with XML",
         "train:2",
-        "ROOT/train: 2 images and no class folders, but annotations in XML: data=voc task=multilabel reads such",
+        "ROOT/train: 2 images and no class folders, but annotations in XML: data=voc task=multilabel or "
+        "task=detection reads such",
         files={"train/0000.xml": b"<annotation/>", "train/0001.xml": b"<annotation/>"},
     ),
     Case(
         "COCO in a split",
         "train:2 valid:1",
-        "ROOT/train: 2 images and no class folders: annotations in COCO's format are not read; export them as Pascal VOC, or "
-        "the images as folders",
+        "ROOT/train: 2 images and no class folders, but annotations in COCO's format: data=coco task=detection reads such",
         files={"train/_annotations.coco.json": b"{}"},
     ),
     Case(
         "YOLO in splits",
         "train/images:2 valid/images:1",
-        f"ROOT/train has images/ and labels/, the layout of YOLO, whose boxes are not read ({EXPECTED})",
+        "ROOT/train has images/ and labels/, the layout of YOLO: data=yolo task=detection reads it",
         files={"train/labels/0000.txt": b"0 0.5 0.5 1 1"},
     ),
     Case(
         "YOLO",
         "images/train:2 images/val:1",
-        f"data.root=ROOT has images/ and labels/, the layout of YOLO, whose boxes are not read ({EXPECTED})",
+        "data.root=ROOT has images/ and labels/, the layout of YOLO: data=yolo task=detection reads it",
         files={"labels/train/0000.txt": b"0 0.5 0.5 1 1"},
     ),
     Case(
         "Pascal VOC",
         "JPEGImages:3",
-        "data.root=ROOT has Annotations/ and JPEGImages/, the layout of Pascal VOC: data=voc task=multilabel reads it",
+        "data.root=ROOT has Annotations/ and JPEGImages/, the layout of Pascal VOC: data=voc task=multilabel or task=detection "
+        "reads it",
         files={"Annotations/0000.xml": b"<annotation/>", "ImageSets/Main/train.txt": b"0000"},
     ),
     Case(

@@ -1,3 +1,4 @@
+import inspect
 from dataclasses import replace
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from necklace.data.augment import Augmentation
 from necklace.data.boxes import Boxes, Targets
 from necklace.data.datamodule import DataModule
+from necklace.data.fitting import OTHER_OPTIONS
 from necklace.data.glyphs import Glyphs
 from necklace.data.sizes import Fixed
 from necklace.data.splits import read_splits
@@ -134,3 +136,8 @@ def test_a_mosaic_is_refused_where_images_have_no_boxes() -> None:
     with pytest.raises(ValueError, match=r"data\.augment\.mosaic=0\.5: must be 0 where images have no boxes"):
         module(augment=Augmentation(mosaic=0.5))
     DataModule(read_splits(Boxed([40, 20])), Fixed(5), 8, 0, Augmentation(mosaic=0.5))
+
+
+def test_a_plan_knows_the_options_of_the_batches():
+    given = {"self", "splits", "sizes", "batch_size", "seed", "augment", "sampler"}
+    assert set(inspect.signature(DataModule.__init__).parameters) == given | set(OTHER_OPTIONS)

@@ -8,7 +8,7 @@ import timm.models.focalnet as timm_focalnet
 import torch
 from torch import Tensor, nn
 
-from necklace import code_version
+from necklace import source_code
 from necklace.diagnostics.focal import GateWatch, context_names, focal_layers, focal_parts
 from necklace.necks import FocalModulation, FocalParts
 from tests.test_diagnostics_gate_stats import CLASSES, batches, watched
@@ -152,6 +152,6 @@ def test_watching_gates_imports_neither_timm_nor_wandb() -> None:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout == "set()\n"
     version: dict[str, str] = {}
-    code_version._add("necklace.diagnostics.gate_callback", version)
+    source_code.add_module("necklace.diagnostics.gate_callback", version)
     assert {"necklace.diagnostics.focal", "necklace.diagnostics.gate_stats", "necklace.necks.focal_parts"} <= version.keys()
     assert not {"necklace.necks.focal", "necklace.plotting", "necklace.tracking.wandb_logger"} & version.keys()

@@ -323,6 +323,7 @@ def test_all_problems_are_listed_at_once(check: Callable[..., dict[str, str]]) -
         ("backbone=resnet18", "backbone.pretrained_skip=[conv1]", "there is no backbone.pretrained"),
         ("neck=focal neck.focal_level=1", "neck.focal_factor=4", "no second level"),
         ("neck=focal", "neck.ln_eps=1e-6", "use_postln_in_modulation is off"),
+        ("optimizer=sgd", "optimizer.momentum=0.8", "schedule=one_cycle moves it from 0.95 to 0.85"),
     ],
 )
 def test_an_option_without_effect_is_refused_where_it_is_given(

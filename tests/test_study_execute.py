@@ -63,6 +63,6 @@ def test_options_of_a_study_are_checked_before_it_trains(tmp_path: Path) -> None
         code, said = here(folder, "--plan")
         assert code == 1
         assert words in said
-        assert not (folder / "outputs").exists()
+        assert [path.name for path in folder.glob("outputs/*")] in ([], ["cache"])  # drawn images, for any run
     rows = [{"neck": "none"}, {"neck": "none", "data/sizes": "native"}]
     assert here(new_study(tmp_path / "both", **changes | {"rows": rows}), "--plan", "data.size=28")[0] == 0  # one reads it

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,11 +138,25 @@ def test_planning_many_runs_composes_each_row_once_and_reads_the_data_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, reads = [], []
-    compose, datamodule_of = Composer.compose, necklace.build.datamodule_of
+    compose, read_facts = Composer.compose, necklace.build._data_parts
     monkeypatch.setattr(Composer, "compose", lambda self, overrides: rows.append(overrides) or compose(self, overrides))
-    monkeypatch.setattr(necklace.build, "datamodule_of", lambda config: reads.append(config) or datamodule_of(config))
+    monkeypatch.setattr(necklace.build, "_data_parts", lambda data: reads.append(data) or read_facts(data))
     levels = {"neck": "focal", "neck.focal_level": [1, 2, 3, 4, 5], "neck.focal_window": [3, 5]}
     plan = plan_of(tmp_path, seeds=list(range(100)), rows=[{"neck": "none"}, levels])
     assert len(plan.runs) == 1100
     assert len(rows) == 11
     assert len(reads) == 1
+
+
+def test_a_plan_loads_neither_lightning_nor_torchvision_nor_the_compiler(tmp_path: Path) -> None:
+    """Of a few lines, these would be most of the time."""
+    study_file(tmp_path / "experiments", rows=[{"neck": ["none", "sppf"]}, {"neck": "conv", "match": "params", "to": "sppf"}])
+    heavy = {"pytorch_lightning", "torchvision", "torchmetrics", "torch._dynamo", "wandb", "matplotlib"}
+    code = (
+        "import sys\n"
+        "from necklace.cli import ablate\n"
+        "try: ablate.main(['tiny', '--plan'])\n"
+        f"except SystemExit as end: print(end.code, {heavy!r} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["0 set()"], done.stderr

@@ -76,7 +76,7 @@ def test_a_detector_learns_and_its_record_says_how_well(trained: Path) -> None:
 
 
 def test_runs_of_one_seed_share_backbone_head_and_batches(folder: Path, tmp_path: Path) -> None:
-    models: list[Model] = []
+    models: list[Any] = []
     batches: list[list[Any]] = []
     for neck in ("none", "sppf", "focal"):
         spec = spec_of([*on_folder(folder, tmp_path), f"neck={neck}", "data.augment={flip: true, crop_scale: 0.5}"])

@@ -94,7 +94,11 @@ def test_a_test_leaves_the_scores_in_the_order_of_the_split() -> None:
     logits, labels = rng.normal(size=(20, 2)).astype(np.float32), rng.choice([-1, 0, 1], (20, 2))
     task = MultiLabel(nn.Identity(), "ab", torch.optim.AdamW, constant, seed=0)
     logged: dict[str, float] = {}
-    task.log = lambda name, value: logged.update({name: float(value)})  # pyright: ignore[reportAttributeAccessIssue]
+
+    def log(name: str, value: Any) -> None:
+        logged[name] = float(value)
+
+    task.log = log  # pyright: ignore[reportAttributeAccessIssue]
     for part in rng.permutation(20).reshape(4, 5):
         batch = Batch(torch.empty(5, 0), torch.tensor(labels[part], dtype=torch.int8), torch.tensor(part), 5, (0, 0, 0))
         task.keep("test", torch.tensor(logits[part]), batch)

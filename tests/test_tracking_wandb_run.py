@@ -4,6 +4,7 @@ import sys
 from socket import create_server
 
 import pytest
+import wandb
 from wandb.errors import AuthenticationError
 
 from necklace.tracking import wandb_run
@@ -78,3 +79,15 @@ def test_the_key_is_looked_up_without_asking_the_server() -> None:
         silent.setblocking(False)
         with pytest.raises(BlockingIOError):
             silent.accept()
+
+
+def test_launch_is_asked_only_where_somebody_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = "_detect_and_apply_job_inputs"
+    asks = getattr(wandb.Run, step)  # a version of W&B without it has to be looked at
+    monkeypatch.delitem(sys.modules, "wandb.sdk.launch", raising=False)
+    with wandb_run._without_launch():
+        assert getattr(wandb.Run, step) is not asks
+    assert getattr(wandb.Run, step) is asks
+    monkeypatch.setitem(sys.modules, "wandb.sdk.launch", sys)
+    with wandb_run._without_launch():
+        assert getattr(wandb.Run, step) is asks

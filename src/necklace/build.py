@@ -4,37 +4,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from necklace.data.augment import Augmentation
-from necklace.data.datamodule import DataModule
-from necklace.data.sizes import Fixed
+from necklace.data.fitting import OTHER_OPTIONS, checked_size
+from necklace.data.sizes import Fixed, Sizes
 from necklace.data.splits import OPTIONS, splits_key, splits_of
 from necklace.model import Model, build_model
+from necklace.parts import ALIASES, REFERRED
 
-# Options of `data` that reach its source and its sizes by interpolation.
-REFERRED = ("root", "on_corrupt", "size", "download", "year", "memory_gib", "cache", "background")
-REFERRED += ("max_pixels", "links", "test_fraction", "labels", "boxes", "annotations")
-
-# What the run gives each part of a config itself, and the config may not: the names, and how many arguments by their place.
-GIVEN: dict[str, tuple[tuple[str, ...], int]] = {
-    "neck": (("channels",), 0),
-    "head": (("channels", "num_classes", "map_size", "stride", "strides"), 0),
-    "task": (("model", "classes", "optimizer", "schedule", "seed"), 0),
-    "optimizer": ((), 1),
-    "schedule": ((), 3),
-    "data": (("source", "splits", "sizes", "augment", "batch_size", "seed"), 0),
-    "logger": (("folder", "config", "choices", "overrides"), 0),
-}
-
-# Where a `_target_` that has moved stands now. A run's identity keeps the name that the config gives.
-ALIASES = {
-    "necklace.loggers.wandb_logger": "necklace.tracking.wandb_logger.wandb_logger",
-    "necklace.loggers.csv_logger": "necklace.tracking.csv_logger.csv_logger",
-}
+if TYPE_CHECKING:
+    from necklace.data.datamodule import DataModule
 
 
 def instantiated(node: DictConfig, **arguments: Any) -> Any:
@@ -45,16 +28,23 @@ def instantiated(node: DictConfig, **arguments: Any) -> Any:
     return instantiate(node, **arguments)
 
 
-def datamodule_of(resolved: dict[str, Any]) -> DataModule:
+def datamodule_of(resolved: dict[str, Any]) -> "DataModule":
     """The data of a resolved config."""
-    options = {name: value for name, value in resolved["data"].items() if name not in (*OPTIONS, *REFERRED)}
-    augment = Augmentation(**options.pop("augment"))
-    sizes = instantiate(options.pop("sizes"))
+    from necklace.data.datamodule import DataModule  # here: a plan needs no Lightning, whose import takes a second
+
+    augment, sizes, options = _data_parts(resolved["data"])
     key = splits_key(resolved["data"])
     return DataModule(splits_of(key), sizes, resolved["batch_size"], resolved["seed"], augment, **options)
 
 
-def model_of(config: DictConfig, data: DataModule) -> Model:
+def _data_parts(data: dict[str, Any]) -> tuple[Augmentation, Sizes, dict[str, Any]]:
+    """What is made of a resolved config's `data`, and its options that are left for the batches."""
+    options = {name: value for name, value in data.items() if name not in (*OPTIONS, *REFERRED)}
+    augment = Augmentation(**options.pop("augment"))
+    return augment, instantiate(options.pop("sizes")), options
+
+
+def model_of(config: DictConfig, data: "DataModule") -> Model:
     """The model of a config before its first step, for its data."""
     return model_for(config, len(data.classes), data.size if isinstance(data.sizes, Fixed) else None)
 
@@ -113,10 +103,15 @@ def facts_of(resolved: dict[str, Any]) -> DataFacts:
 def _facts(data: str) -> DataFacts:
     options, batch_size = json.loads(data)
     try:
-        made = datamodule_of({"data": options, "batch_size": batch_size, "seed": 0})  # these facts do not depend on the seed
+        augment, sizes, rest = _data_parts(options)
+        splits = splits_of(splits_key(options))
+        sampler = rest.pop("sampler", "shuffle")
+        if unknown := rest.keys() - set(OTHER_OPTIONS):
+            raise TypeError(f"unexpected option {min(unknown)}")
+        size = checked_size(splits.images["train"], sizes, batch_size, sampler, augment)
     except TypeError as error:
         raise ValueError(f"data={options['source']['_target_']}: {error}") from error
-    return DataFacts(made.digest, len(made.classes), made.size, splits_of(splits_key(options)).own_val)
+    return DataFacts(splits.digest, len(splits.classes), size, splits.own_val)
 
 
 def forget_data() -> None:

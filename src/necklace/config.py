@@ -222,6 +222,25 @@ def loading(
         changed.load_configuration = original
 
 
+@contextmanager
+def listing_once() -> Iterator[None]:
+    """Within it, Hydra looks once at what is in a config group, and not twice for one help, each time through all its own."""
+    original, known = ConfigLoaderImpl.get_group_options, {}
+
+    def options(self: ConfigLoaderImpl, group_name: str, *rest: Any, **more: Any) -> list[str]:
+        key = repr((group_name, rest, more))
+        if key not in known:
+            known[key] = original(self, group_name, *rest, **more)
+        return list(known[key])
+
+    changed: Any = ConfigLoaderImpl
+    changed.get_group_options = options
+    try:
+        yield
+    finally:
+        changed.get_group_options = original
+
+
 def _load_multirun(load: Callable[[list[str]], DictConfig], overrides: list[str]) -> DictConfig:
     """The config of a multirun, which Hydra composes from the default choices of the groups that are swept over.
 
@@ -299,19 +318,3 @@ def study_folder(study: object) -> str:
     if not name.isprintable() or not all(part.strip() and not part.startswith((".", "~")) for part in parts):
         raise ValueError(f"study={name!r}: must name a folder below outputs, such as runs; not empty, and without . or .. or ~")
     return name
-
-
-def config_flags(config: DictConfig) -> list[str]:
-    """The flags that lead a script with Hydra's decorator to the same config files, wherever this config's come from.
-
-    Args:
-        config: A composed config with its `hydra` node.
-
-    Returns:
-        Such as `["--config-path=/home/me/configs", "--config-name=train"]`. Folders from `hydra.searchpath` are not among them.
-    """
-    flags = {"main": "--config-path", "command-line": "--config-dir"}
-    sources = [source for source in config.hydra.runtime.config_sources if source.provider in flags and source.path]
-    paths = [("pkg://" if source.schema == "pkg" else "") + source.path for source in sources]
-    named = [f"{flags[source.provider]}={path}" for source, path in zip(sources, paths, strict=True)]
-    return [*named, f"--config-name={config.hydra.job.config_name}"]

@@ -7,7 +7,10 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 
 def one_cycle(optimizer: Optimizer, total_steps: int, steps_per_epoch: int, warmup_share: float = 0.3) -> LRScheduler:
-    """Rise from lr/25 to the optimizer's lr during the first `warmup_share` of all steps, then fall to about 0 (Smith 2017)."""
+    """Rise from lr/25 to the optimizer's lr during the first `warmup_share` of all steps, then fall to about 0 (Smith 2017).
+
+    The momentum (Adam's first beta) falls from 0.95 to 0.85 meanwhile and rises again, whatever the optimizer had.
+    """
     peak = [group["lr"] for group in optimizer.param_groups]
     return OneCycleLR(optimizer, peak, total_steps=total_steps, pct_start=warmup_share)
 

@@ -5,9 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
-from torchvision.models.feature_extraction import create_feature_extractor
 
 from necklace.backbones.base import Backbone, places_of
 from necklace.backbones.cutting import cut_unused
@@ -42,6 +40,9 @@ class TorchvisionResNet(Backbone):
         pretrained_skip: Sequence[str] = (),
         stages: Sequence[int] | None = None,
     ) -> None:
+        import torchvision  # here: its import takes half a second
+        from torchvision.models.feature_extraction import create_feature_extractor
+
         known = [known for known in torchvision.models.list_models() if hasattr(torchvision.models.resnet, known)]
         if name not in known:
             others = "; other networks: backbone=timm"

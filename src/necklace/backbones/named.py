@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
-import torchvision
 from hydra.utils import get_class
 
 TIMEOUT_S = 30
@@ -61,6 +60,8 @@ def torchvision_file(name: str, fetch: bool = True) -> Path:
     Raises:
         FileNotFoundError: It is not in the cache, and was not or could not be fetched.
     """
+    import torchvision  # here: its import takes half a second
+
     address = torchvision.models.get_model_weights(name).DEFAULT.url  # pyright: ignore[reportAttributeAccessIssue]
     path = _torch_cache() / Path(urlparse(address).path).name
     if path.is_file():

@@ -1,14 +1,13 @@
 """Seconds until an image folder is ready to train on: in the first run, in later ones, and without the cache."""
 
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
-
-from necklace.cli.bench_report import Benchmark
+from necklace.cli.bench_machine import Machine
+from necklace.cli.bench_processes import timed
+from necklace.cli.bench_report import Report
 
 # Reads a folder and its digests, as a run does; prints wall and CPU seconds, and the number of images.
 CHILD = """
@@ -26,25 +25,24 @@ print(time.perf_counter() - wall, time.process_time() - cpu, sum(len(one) for on
 """
 
 
-def data(root: Path, rounds: int, console: Console) -> None:
+def data(report: Report, root: Path, rounds: int) -> None:
     """Measure processes that read a folder, in turn.
 
     Args:
+        report: Where the table goes.
         root: Image folder with train/CLASS/*.jpg.
         rounds: Processes of each kind; the table shows medians.
-        console: Where to print the table.
     """
-    benchmark = Benchmark("data", console)
+    machine = Machine()
     found: dict[str, list[tuple[float, float]]] = {"first run": [], "later run": [], "data.cache=null": []}
     images = 0
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as cache:
             for name, place in zip(found, (cache, cache, ""), strict=True):
-                command = [sys.executable, "-c", CHILD, str(root), place]
-                wall, cpu, count = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+                _, output = timed([sys.executable, "-c", CHILD, str(root.absolute()), place], Path(cache))
+                wall, cpu, count = output.split()
                 found[name].append((float(wall), float(cpu)))
                 images = int(count)
-    rows = [
-        [name, *(f"{statistics.median(column):.2f}" for column in zip(*times, strict=True))] for name, times in found.items()
-    ]
-    benchmark.write(f"seconds until {images:,} images are ready, median of {rounds}", ("what", "wall s", "CPU s"), rows)
+    rows = [[name, *(statistics.median(column) for column in zip(*times, strict=True))] for name, times in found.items()]
+    columns = {"what": "", "wall s": ".2f", "CPU s": ".2f"}
+    report.write(f"seconds until {images:,} images are ready, median of {rounds}", columns, rows, machine)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from necklace.backbones import Backbone, CifarResNet, TimmBackbone
 from necklace.cli.bench_loader import train_step
+from necklace.cli.bench_machine import Machine
+from necklace.cli.bench_report import Report
 from necklace.diagnostics.focal import GateWatch
 from necklace.heads import Gap
 from necklace.model import Model, build_model
@@ -26,25 +26,16 @@ SUBJECTS: dict[str, tuple[Callable[[], Backbone], Callable[..., torch.nn.Module]
 }
 
 
-def gates(batch_size: int, every: int, rounds: int, console: Console) -> None:
-    """Print what the gates cost, in ms and as a share of an epoch.
+def gates(report: Report, batch_size: int, every: int, rounds: int) -> None:
+    """Measure what the gates cost, in ms and as a share of an epoch.
 
     Args:
+        report: Where the table goes.
         batch_size: Images in a batch.
         every: Epochs from one pass with statistics to the next.
         rounds: Measurements of each kind; the table shows medians.
-        console: Where to print the table.
     """
-    table = Table(
-        "ms of CPU time",
-        "training step",
-        "val batch",
-        "watched",
-        "end of a pass",
-        "of an epoch with a pass %",
-        f"every {every} epochs %",
-        title=f"watching the gates, batches of {batch_size}, {CONTEXT['side']}x{CONTEXT['side']} (median of {rounds})",
-    )
+    machine, rows = Machine(), []
     for name, (backbone, neck) in SUBJECTS.items():
         side, classes = CONTEXT["side"], CONTEXT["classes"]
         model = build_model(backbone, neck, Gap, classes, (side, side), 0)
@@ -52,9 +43,11 @@ def gates(batch_size: int, every: int, rounds: int, console: Console) -> None:
         steps, batches = CONTEXT["train"] / batch_size, CONTEXT["val"] / batch_size
         more = batches * (spent["watched"] - spent["plain"]) + spent["end"]
         share = more / (steps * spent["step"] + batches * spent["plain"])
-        times = [f"{spent[what]:.1f}" for what in ("step", "plain", "watched", "end")]
-        table.add_row(name, *times, f"{100 * share:.2f}", f"{100 * share / every:.2f}")
-    console.print(table)
+        rows.append([name, *(spent[what] for what in ("step", "plain", "watched", "end")), 100 * share, 100 * share / every])
+    kinds = dict.fromkeys(("training step", "val batch", "watched", "end of a pass"), ".1f")
+    columns = {"ms of CPU time": "", **kinds, "of an epoch with a pass %": ".2f", f"every {every} epochs %": ".2f"}
+    side = CONTEXT["side"]
+    report.write(f"watching the gates, batches of {batch_size}, {side}x{side}, median of {rounds}", columns, rows, machine)
 
 
 def _milliseconds(model: Model, batch_size: int, rounds: int) -> dict[str, float]:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from necklace.backbones import CifarResNet
+from necklace.cli.bench_machine import CORES, Machine
+from necklace.cli.bench_report import Report
 from necklace.data.augment import Augmentation
 from necklace.data.datamodule import DataModule
 from necklace.data.folder import Folder
@@ -28,17 +28,18 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 """Images [B, 3, H, W] and labels [B]."""
 
 
-def loader(root: Path, size: int, batch_size: int, workers: int, rounds: int, console: Console) -> None:
+def loader(report: Report, root: Path, size: int, batch_size: int, workers: int, rounds: int) -> None:
     """Compare both ways of loading, in turn, alone and with ResNet-8 behind them.
 
     Args:
+        report: Where the table goes.
         root: Image folder with train/CLASS/*.jpg.
         size: Side in pixels to which images are scaled.
         batch_size: Images in a batch.
         workers: Processes of the usual loader.
         rounds: Measured epochs of each kind, after one to warm up.
-        console: Where to print the table.
     """
+    machine = Machine(min(CORES, 1 + workers))
     ways = {"necklace": in_memory(root, size, batch_size), "ImageFolder": per_image(root, size, batch_size, workers)}
     classes = len(ImageFolder(root / "train").classes)
     speeds: dict[tuple[str, str], list[float]] = {}
@@ -51,12 +52,14 @@ def loader(root: Path, size: int, batch_size: int, workers: int, rounds: int, co
                 speed = measure(epoch())
                 if number:
                     speeds.setdefault((what, name), []).append(speed)
-    table = Table("", "necklace images/s", f"ImageFolder, {workers} workers", "ratio", title=f"{root}, {size}x{size}")
+    rows = []
     for what in ("loader alone", "training ResNet-8"):
         own, usual = speeds[what, "necklace"], speeds[what, "ImageFolder"]
         ratio = statistics.median(a / b for a, b in zip(own, usual, strict=True))
-        table.add_row(what, f"{statistics.median(own):,.0f}", f"{statistics.median(usual):,.0f}", f"{ratio:.2f}")
-    console.print(table)
+        rows.append([what, statistics.median(own), statistics.median(usual), ratio])
+    columns = {"images/s": "", "necklace": ",.0f", f"ImageFolder, {workers} workers": ",.0f", "ratio": ".2f"}
+    title = f"images a second, {size}x{size}, batches of {batch_size}, median of {rounds} epochs"
+    report.write(title, columns, rows, machine)
 
 
 def in_memory(root: Path, size: int, batch_size: int) -> Callable[[], Batches]:

@@ -1,23 +1,19 @@
 """Time and memory of the necks beside their plain forms and beside timm's focal modulation, in turn within one process."""
 
-import os
-import platform
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
-import timm
 import torch
-from rich.console import Console
 from timm.models.focalnet import FocalModulation as TimmModulation
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from necklace.allocator import keep_freed_memory
-from necklace.cli.bench_necks_files import Header, Row, write_files
-from necklace.cli.bench_timing import Times, Work, best_rates, interleaved, load
+from necklace.cli.bench_machine import Machine
+from necklace.cli.bench_necks_table import COLUMNS, Row, picture
+from necklace.cli.bench_report import Report
+from necklace.cli.bench_timing import Times, Work, best_rates, interleaved
 from necklace.necks import SPP, SPPF, ConvNeck, FocalBlock, FocalModulation, focal_triton
 from necklace.necks.depthwise import DepthwiseConv
 
@@ -103,40 +99,41 @@ DIRECTIONS = ("forward", "forward+backward")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def necks(
-    sizes: Sequence[tuple[int, int, int, int]],
-    dtypes: Sequence[str],
-    device: torch.device,
-    rounds: int,
-    out: Path,
-    command: str,
-    console: Console,
-) -> None:
-    """Measure every neck and write table.md, necks.csv and necks.png.
+def necks(report: Report, sizes: Sequence[tuple[int, int, int, int]], dtypes: Sequence[str], device: str, rounds: int) -> None:
+    """Measure every neck.
 
     Args:
+        report: Where the table goes.
         sizes: Maps [B, C, h, w].
         dtypes: Names out of `DTYPES`; bfloat16 is autocast over fp32 weights.
-        device: Where to compute; a CPU works on one thread.
+        device: Where to compute, `cpu` or `cuda`; a CPU works on one thread.
         rounds: Measured rounds of each way.
-        out: Folder of the files.
-        command: The command, for the files.
-        console: Where progress and the table are printed.
 
     Raises:
         TooBusyError: The machine is too busy; nothing is written then.
+        ValueError: There is no such device.
     """
-    kept = keep_freed_memory()
-    torch.set_num_threads(1)
-    before, rows, rates = load(), [], {}
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: this machine has no CUDA device that torch can use")
+    where = torch.device(device)
+    machine = Machine(device=where)
+    rows, rates = [], []
     for dtype in dtypes:
-        rates[dtype] = best_rates(DTYPES[dtype], device)
+        best = best_rates(DTYPES[dtype], where)
+        rates.append(f"{dtype} " + ", ".join(f"{name} {rate:,.0f}" for name, rate in best.items()))
         for size in sizes:
             for family in FAMILIES:
-                console.print(f"{family}, {'x'.join(map(str, size))}, {dtype}", style="dim")
-                rows += _family(family, size, dtype, device, rounds, max(rates[dtype].values()))
-    about = Header(command, _machine(device), f"{before} before, {load()[5:]} after", kept, rates, rounds)
-    write_files(out, about, rows, console)
+                report.console.print(f"{family}, {'x'.join(map(str, size))}, {dtype}", style="dim")
+                rows += _family(family, size, dtype, where, rounds, max(best.values()))
+    notes = [
+        f"times: {'CPU time on one thread' if device == 'cpu' else 'GPU time'}; median and quartiles of {rounds} rounds of all "
+        "ways in turn",
+        f"best rates in GMAC/s: {', '.join(rates)}; backward counts twice the MACs of forward",
+        "ratio: to the plain form, or to the faster of timm's two layouts; median over rounds",
+        "saved: for backward, without the input and the weights",
+    ]
+    cells = [row.cells() for row in rows]
+    report.write("necks beside their plain forms and timm's", COLUMNS, cells, machine, notes, picture(rows))
 
 
 def _family(
@@ -162,11 +159,10 @@ def _family(
             backward = direction != "forward"
             done = macs * (3 if backward else 1)  # backward computes the input's and the weights' gradient, each as much again
             row = Row(
-                neck=family,
-                way=way,
                 size="x".join(map(str, size)),
                 dtype=dtype,
-                device=device.type,
+                neck=family,
+                way=way,
                 direction=direction,
                 params=sum(p.numel() for p in neck.parameters()),
                 macs=macs,
@@ -175,8 +171,7 @@ def _family(
                 ms_q3=own.quartiles[1],
                 wall_over_ms=own.waiting,
                 ratio=statistics.median(a / b for a, b in zip(own.ms, times[reference].ms, strict=True)),
-                reference=reference,
-                saved_mib=_saved_bytes(neck, x, dtype) / 2**20 if backward else 0.0,
+                saved_mib=_saved_bytes(neck, x, dtype) / 2**20 if backward else None,
                 share_of_best_rate=done / 1e6 / own.median / rate,
             )
             rows.append(row)
@@ -231,14 +226,3 @@ def _saved_bytes(neck: nn.Module, x: Tensor, dtype: str) -> int:
         y = neck.train()(x)
     del y  # it holds what was kept, so that no memory was counted under two addresses
     return sum(kept.values())
-
-
-def _machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        what = torch.cuda.get_device_name(device)
-    else:
-        found = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-        names = [line.partition(":")[2].strip() for line in found if line.startswith("model name")]
-        what = f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-        what += f", {torch.backends.cpu.get_cpu_capability()}"
-    return f"{what}; torch {torch.__version__}, timm {timm.__version__}, {platform.system()} {platform.machine()}"

@@ -1,8 +1,6 @@
 """Seconds of planning a finished study and of writing its records, tables, figures and report, by its number of runs."""
 
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -11,14 +9,15 @@ from pathlib import Path
 
 import torch
 from hydra import initialize_config_dir
-from rich.console import Console
-from rich.table import Table
 
-from necklace.cli.bench_studies import NECKLACE, SHORT
+from necklace.cli.bench_machine import Machine
+from necklace.cli.bench_processes import NECKLACE, timed, words_of, write_study
+from necklace.cli.bench_report import Report
+from necklace.cli.bench_studies import SHORT
 from necklace.cli.train import CONFIGS
 from necklace.record import Record, pack_bits, read_record
 from necklace.results.analysis import analyse
-from necklace.results.write import write_study
+from necklace.results.write import write_study as write_results
 from necklace.seeding import torch_generator
 from necklace.study.collect import Kept, collect
 from necklace.study.plan import PlannedRun, make_plan
@@ -29,41 +28,35 @@ from necklace.study.study_file import read_study
 SMALL = {key: value for key, value in SHORT.items() if key != "data"} | {"epochs": 1}
 
 
-def records(counts: Sequence[int], console: Console) -> None:
+def records(report: Report, counts: Sequence[int]) -> None:
     """Time plan and table of a study whose runs are all done, made from one real record.
 
     Args:
+        report: Where the table goes.
         counts: Numbers of runs, each a multiple of 100.
-        console: Where to print the table.
     """
-    columns = ("runs", "plan s", "records, tables, figures, report s", "in all s", "ms a run")
-    table = Table(*columns, title="a study's plan and table")
+    machine, rows = Machine(), []
     with tempfile.TemporaryDirectory() as scratch, initialize_config_dir(str(CONFIGS), version_base="1.3"):
         root = Path(scratch)
         real, curve = _train_one(root)
         for count in counts:
             planned, written = _timed(root, count, real, curve)
-            seconds = planned + written
-            table.add_row(f"{count:,}", f"{planned:.1f}", f"{written:.1f}", f"{seconds:.1f}", f"{1000 * seconds / count:.2f}")
-    console.print(table)
+            rows.append([count, planned, written, planned + written, 1000 * (planned + written) / count])
+    columns = {"runs": ",d", "plan s": ".2f", "records, tables, figures, report s": ".2f", "in all s": ".2f", "ms a run": ".2f"}
+    report.write("a finished study's plan and table", columns, rows, machine)
 
 
 def _train_one(root: Path) -> tuple[Record, str]:
     """Train a run in a process of its own; gives its record and learning curve."""
-    own = [f"{key}={value}" for key, value in SMALL.items()]
-    command = [sys.executable, *NECKLACE, "train", *own, "study=one"]
-    subprocess.run(command, cwd=root, check=True, stdout=subprocess.DEVNULL)
+    timed([*NECKLACE, "train", *words_of(SMALL), "study=one"], root)
     (path,) = root.glob("outputs/one/*/record.json")
     return read_record(path), path.with_name("history.csv").read_text()
 
 
 def _timed(root: Path, count: int, real: Record, curve: str) -> tuple[float, float]:
     """Seconds of the plan and of the table of a finished study of `count` runs."""
-    path = root / "experiments" / f"many{count}" / "study.yaml"
-    path.parent.mkdir(parents=True)
     grid = {"neck": "none", "optimizer.lr": [round(1e-3 * 1.01**k, 8) for k in range(count // 100)]}
-    study = {"question": "How long?", "baseline": f"none, optimizer.lr={grid['optimizer.lr'][0]}"}
-    path.write_text(json.dumps(study | {"seeds": list(range(100)), "overrides": SMALL, "rows": [grid]}))
+    path = write_study(root, f"many{count}", 100, grid, SMALL)
     extra = [f"outputs={root}/outputs"]
     for run in make_plan(read_study(path), extra).runs:
         _write_twin(real, run, curve)
@@ -73,7 +66,7 @@ def _timed(root: Path, count: int, real: Record, curve: str) -> tuple[float, flo
     status.all()
     planned = time.perf_counter()
     collected = StudyRecords(plan.info([], []), collect(plan, status, Kept(path.parent)), {})
-    write_study(collected, analyse(collected), path.parent)
+    write_results(collected, analyse(collected), path.parent)
     return planned - started, time.perf_counter() - planned
 
 

@@ -1,98 +1,89 @@
-"""What benchmarks have in common: the machine, whether it is free, and a table on the screen and in files."""
+"""A benchmark's table: printed, and written as table.md, table.csv and, where it has a picture, table.png."""
 
 import csv
 import io
-import os
-import platform
-import shlex
-import sys
-import time
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
-from rich.table import Table
 
-from necklace.allocator import keep_freed_memory
 from necklace.atomic import write_whole
-from necklace.run.conditions import device_name
+from necklace.cli.bench_machine import Machine
 
-# Where results are kept, below the working directory.
-RESULTS = Path("experiments") / "benchmarks"
-# A thread that has a core to itself has wall / CPU of 1; beyond this, a time says more of the neighbours than of the code.
-BUSY = 1.1
-_PROBE_S = 0.3
+Cell = str | float | None
+"""A text, a number, or None where there is nothing to say."""
 
 
-class Benchmark:
-    """One benchmark: measured on a free machine, or not at all.
-
-    Args:
-        name: Of its folder below `RESULTS`.
-        console: Where to print.
-        threads: What the measured processes use, in words.
+@dataclass(frozen=True)
+class Report:
+    """Where a benchmark's table goes.
 
     Attributes:
-        facts: What the header of its table says, a line each.
-
-    Raises:
-        RuntimeError: The machine is busy.
+        folder: The folder of its files; it is made.
+        command: What made it.
+        console: Where it is printed.
     """
 
-    def __init__(self, name: str, console: Console, threads: str = "one thread") -> None:
-        self.name, self.console = name, console
-        keeps = keep_freed_memory()
-        torch.set_num_threads(1)
-        self._loads = [self._load()]
-        told = sys.argv[sys.argv.index("bench") :] if "bench" in sys.argv else ["bench", name]
-        self.facts = [
-            f"command: necklace {shlex.join(told)}",
-            f"machine: {device_name(torch.device('cpu'))}, {os.cpu_count()} cores, {threads}",
-            f"versions: Python {platform.python_version()}, torch {version('torch')}, torchvision {version('torchvision')}",
-            f"allocator: {'freed memory is kept' if keeps else 'as the C library has it'}",
-        ]
+    folder: Path
+    command: str
+    console: Console
 
-    def write(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], file: str = "table") -> None:
-        """Print a table, and write it as `FILE.md` and `FILE.csv`, whole.
+    def write(
+        self,
+        title: str,
+        columns: Mapping[str, str],
+        rows: Sequence[Sequence[Cell]],
+        machine: Machine,
+        notes: Sequence[str] = (),
+        picture: bytes | None = None,
+    ) -> None:
+        """Print a table and write its files, whole.
 
         Args:
-            title: What was measured, and in which units.
-            columns: Heads of the columns.
-            rows: Text of each cell.
-            file: Name of the files, without suffix.
+            title: What was measured.
+            columns: Name to the format of its numbers in table.md; table.csv has four digits of each.
+            rows: Cells in the order of the columns.
+            machine: What it was measured on.
+            notes: What else the head says, a line each.
+            picture: Content of table.png.
 
         Raises:
-            RuntimeError: The machine became busy meanwhile; nothing is written.
+            TooBusyError: The machine became busy meanwhile; nothing is written.
         """
-        self._loads.append(self._load())
-        facts = [*self.facts, f"load: wall / CPU of one thread {self._loads[0]:.2f} before, {self._loads[-1]:.2f} after"]
-        table = Table(*columns, title=title)
-        for row in rows:
-            table.add_row(*row)
-        self.console.print(table)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-        lines = [" | ".join(cells) for cells in (columns, ["---"] * len(columns), *rows)]
-        folder = RESULTS / self.name
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / f"{file}.csv", "".join(f"# {fact}\n" for fact in facts) + text.getvalue())
-        head = "".join(f"- {fact}\n" for fact in facts)
-        write_whole(folder / f"{file}.md", f"# {title}\n\n{head}\n" + "".join(f"| {line} |\n" for line in lines))
-        self.console.print(f"{folder}: {file}.md, {file}.csv", markup=False)
+        facts = [f"command: {self.command}", *machine.facts(), *notes]
+        head = "\n".join((f"# {title}", "", *(f"- {fact}" for fact in facts), ""))
+        text = f"{head}\n{_markdown(columns, rows)}\n"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self.folder / "table.md", text)
+        write_whole(self.folder / "table.csv", "".join(f"# {fact}\n" for fact in (title, *facts)) + _csv(list(columns), rows))
+        if picture:
+            write_whole(self.folder / "table.png", picture)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        files = ", ".join(f"table.{kind}" for kind in ("md", "csv", *(["png"] if picture else [])))
+        self.console.print(f"{self.folder}: {files}", markup=False, highlight=False, soft_wrap=True)
 
-    def _load(self) -> float:
-        """Wall / CPU of one thread that counts, for a moment."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        while time.perf_counter() - wall < _PROBE_S:
-            sum(range(1000))
-        ratio = (time.perf_counter() - wall) / (time.process_time() - cpu)
-        if ratio > BUSY:
-            raise RuntimeError(
-                f"bench {self.name}: the machine is busy: one thread that counts has wall / CPU {ratio:.2f}, more than {BUSY}; "
-                "nothing is written; try again when it is free"
-            )
-        return ratio
+
+def _markdown(columns: Mapping[str, str], rows: Sequence[Sequence[Cell]]) -> str:
+    """The table with its columns one below the other, so that it can be read in a terminal too."""
+    formats = list(columns.values())
+    texts = [list(columns), *([_text(cell, form) for cell, form in zip(row, formats, strict=True)] for row in rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*texts, strict=True)]
+    rules = ["-" * (width - 1) + ":" if form else "-" * width for width, form in zip(widths, formats, strict=True)]
+    aligned = [
+        [text.rjust(width) if form else text.ljust(width) for text, width, form in zip(line, widths, formats, strict=True)]
+        for line in texts
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (aligned[0], rules, *aligned[1:]))
+
+
+def _text(cell: Cell, form: str) -> str:
+    return cell if isinstance(cell, str) else "" if cell is None else format(cell, form)
+
+
+def _csv(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([f"{cell:.4g}" if isinstance(cell, float) else cell for cell in row] for row in rows)
+    return file.getvalue()

@@ -8,9 +8,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from necklace.cli.bench_report import Benchmark
+from necklace.cli.bench_machine import Machine
+from necklace.cli.bench_report import Report
 
 # What is asked, with the command line after `necklace`.
 ANSWERS: dict[str, tuple[str, ...]] = {
@@ -22,6 +21,16 @@ ANSWERS: dict[str, tuple[str, ...]] = {
     "a value of the wrong kind": ("train", "epochs=ten"),
     "a study that is not there": ("ablate", "no_such_study"),
 }
+STUDY = "eight"
+STUDY_FILE = """
+question: How long does the plan of a finished study take?
+baseline: none
+seeds: [0, 1]
+overrides: {data: context, epochs: 1, +trainer.limit_train_batches: 2, logger: none}
+rows:
+  - {neck: [none, sppf, focal]}
+  - {neck: conv, match: params, to: sppf}
+"""
 # Runs a command as `necklace` does; says how much CPU time it has taken at the first step of an optimizer, and at its end.
 CHILD = """
 import sys, time
@@ -48,24 +57,35 @@ finally:
 """
 
 
-def start(rounds: int, console: Console) -> None:
+def start(report: Report, rounds: int) -> None:
     """Measure cold processes, in turn.
 
+    The default run draws its images where no run before it has drawn them: that is a row of its own. The finished study is
+    one of eight runs, trained here.
+
     Args:
+        report: Where the table goes.
         rounds: Processes of each kind; the table shows medians.
-        console: Where to print the table.
     """
-    benchmark = Benchmark("start", console)
+    machine = Machine()
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
+        study = Path(scratch, "experiments", STUDY)
+        study.mkdir(parents=True)
+        (study / "study.yaml").write_text(STUDY_FILE)
+        _process(("ablate", STUDY), scratch)
         for number in range(rounds):
             for name, command in ANSWERS.items():
                 seconds.setdefault(name, []).append(_process(command, scratch)["ALL"])
-            at = _process(("train", "epochs=1", f"seed={number}", "+trainer.limit_train_batches=2"), scratch)
-            seconds.setdefault("first step of the default run", []).append(at["FIRST"])
+            seconds.setdefault("plan of a finished study", []).append(_process(("ablate", STUDY, "--plan"), scratch)["ALL"])
+            for name in ("default run, images not drawn yet", "default run"):
+                new = [f"outputs=new{number}"] if "not drawn" in name else []
+                at = _process(("train", "epochs=1", f"seed={number}", "+trainer.limit_train_batches=2", *new), scratch)
+                seconds.setdefault(f"first step of the {name}", []).append(at["FIRST"])
             seconds.setdefault("end of its process", []).append(at["ALL"] - at["END"])
-    rows = [[name, f"{statistics.median(some):.2f}", f"{min(some):.2f}"] for name, some in seconds.items()]
-    benchmark.write(f"CPU seconds of a cold process, of {rounds} each", ("what", "median s", "least s"), rows)
+    rows = [[name, statistics.median(some), min(some)] for name, some in seconds.items()]
+    columns = {"what": "", "median s": ".2f", "least s": ".2f"}
+    report.write(f"CPU seconds of a cold process, of {rounds} each", columns, rows, machine)
 
 
 def _process(command: Sequence[str], folder: str) -> dict[str, float]:

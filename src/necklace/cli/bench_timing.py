@@ -1,6 +1,5 @@
 """Times that can be compared: ways of doing the same in turn, on one thread, in CPU time, and refused on a busy machine."""
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -9,16 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn import functional as F
 
-# Wall time over CPU time of one thread; above it, the thread waited for a core, and its caches were another's.
-BUSY = 1.1
+from necklace.cli import bench_machine
+from necklace.cli.bench_machine import TooBusyError
+
 # Rounds that are tried for each one that is wanted.
 TRIES = 5
 
 Work = Callable[[], object]
-
-
-class TooBusyError(RuntimeError):
-    """Other load on the machine keeps times from meaning anything."""
 
 
 @dataclass
@@ -68,22 +64,15 @@ def interleaved(ways: Mapping[str, Work], rounds: int, device: torch.device) -> 
         names = list(ways) if number % 2 else list(reversed(list(ways)))
         found = {name: _milliseconds(ways[name], device) for name in names}
         waiting.append(sum(wall for _, wall in found.values()) / sum(ms for ms, _ in found.values()))
-        if number < 0 or (device.type == "cpu" and waiting[-1] > BUSY):
+        if number < 0 or (device.type == "cpu" and waiting[-1] > bench_machine.BUSY):
             continue
         for name, (ms, wall) in found.items():
             times[name].ms.append(ms)
             times[name].wall.append(wall)
         if all(len(own.ms) == rounds for own in times.values()):
             return times
-    raise TooBusyError(
-        f"this machine is too busy to measure on ({load()}): in {len(waiting)} rounds of {', '.join(ways)}, wall time over CPU "
-        f"time had a median of {statistics.median(waiting):.2f}; allowed is {BUSY:g} in {rounds} of them, on one thread"
-    )
-
-
-def load() -> str:
-    """The machine's load in words."""
-    return "load " + " ".join(f"{value:.2f}" for value in os.getloadavg())
+    found = f"a median of {statistics.median(waiting):.2f} in {len(waiting)} rounds of {', '.join(ways)}"
+    raise TooBusyError(f"wall / CPU of one thread had {found}")
 
 
 def best_rates(dtype: torch.dtype, device: torch.device) -> dict[str, float]:

@@ -19,7 +19,8 @@ from rich.console import Console
 from torch.nn.functional import cross_entropy
 
 from necklace.build import datamodule_of, model_of
-from necklace.cli.bench_report import Benchmark
+from necklace.cli.bench_machine import Machine
+from necklace.cli.bench_report import Report
 from necklace.cli.train import CONFIGS
 from necklace.config import Composer, choices_of, resolved
 from necklace.data.datamodule import Batch, DataModule
@@ -32,18 +33,18 @@ from necklace.spec import RunSpec, run_spec
 OPTIONS = ("backbone=cifar_resnet", "data.source.train=3200", "data.source.test=100", "data.size=16", "epochs=99")
 
 
-def train(batch_size: int, rounds: int, chunk: int, console: Console) -> None:
+def train(report: Report, batch_size: int, rounds: int, chunk: int) -> None:
     """Measure the steps of a run and those of a bare loop in turn, in one process.
 
     A bare loop does forward, loss, backward and update, and nothing else, with batches that are made already.
 
     Args:
+        report: Where the table goes.
         batch_size: Images in a step.
         rounds: Chunks of each kind; the table shows medians.
         chunk: Steps of a chunk.
-        console: Where to print the table.
     """
-    benchmark = Benchmark("train", console)
+    machine = Machine()
     os.environ["WANDB_MODE"] = "offline"
     with tempfile.TemporaryDirectory() as scratch, initialize_config_dir(str(CONFIGS), version_base="1.3"):
         spec = _spec([*OPTIONS, f"batch_size={batch_size}", f"outputs={scratch}"])
@@ -59,16 +60,14 @@ def train(batch_size: int, rounds: int, chunk: int, console: Console) -> None:
     ms = {name: 1000 * statistics.median(seconds) for name, seconds in meter.seconds.items()}
     beyond = {name: ms["run"] - ms["data"] - ms[name] for name in loops}
     rows = [
-        ["a run", f"{ms['run']:.2f}", ""],
-        ["of it: batches gathered, augmented, normalised", f"{ms['data']:.2f}", ""],
-        ["bare loop, the run's optimizer", f"{ms['bare']:.2f}", f"{beyond['bare']:.2f}"],
-        ["bare loop, AdamW as torch makes it by default", f"{ms['bare, plain']:.2f}", f"{beyond['bare, plain']:.2f}"],
+        ["a run", ms["run"], None],
+        ["of it: batches gathered, augmented, normalised", ms["data"], None],
+        ["bare loop, the run's optimizer", ms["bare"], beyond["bare"]],
+        ["bare loop, AdamW as torch makes it by default", ms["bare, plain"], beyond["bare, plain"]],
     ]
-    benchmark.write(
-        f"ms of CPU time a step: ResNet-8, {batch_size} images of 16x16, W&B offline; median of {rounds} x {chunk} steps",
-        ("what", "ms a step", "ms of the run beyond it and the batches"),
-        rows,
-    )
+    title = f"ms of CPU time a step: ResNet-8, {batch_size} images of 16x16, W&B offline; median of {rounds} x {chunk} steps"
+    columns = {"what": "", "ms a step": ".2f", "ms of the run beyond it and the batches": ".2f"}
+    report.write(title, columns, rows, machine)
 
 
 class _Meter(Callback):

@@ -13,7 +13,7 @@ USAGE = """usage: necklace VERB ...
   predict RUN IMAGES...   a finished run's predictions for files and folders of images, as CSV or JSON
   export RUN              write a finished run's model for other programs: ONNX, TorchScript or safetensors
   dashboard NAME          save a study's panels as a workspace of its W&B project
-  bench WHAT              measure speed: necks, start, train, data, studies, peer, records, gates or loader
+  bench WHAT              measure speed: necks, start, train, data, studies, slots, peer, records, gates or loader
 
 Each verb explains itself with --help. Inside a checkout, python train.py and python ablate.py are the first two."""
 

@@ -7,7 +7,7 @@ import copy
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import hydra
@@ -19,7 +19,7 @@ from omegaconf import DictConfig, open_dict
 from necklace.allocator import keep_freed_memory
 from necklace.cli.deferred import defer_scipy_signal
 from necklace.cli.stopping import at_once, ending_quickly, stoppable
-from necklace.config import Composer, choices_of, loading
+from necklace.config import Composer, choices_of, listing_once, loading
 
 # In a checkout a link to the repository's configs/.
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -43,6 +43,7 @@ def _run(config: DictConfig) -> float | None:
     keep_freed_memory()
     with at_once():
         from necklace.run.runner import run_composed, val_metric, words_of  # here, so that --help need not wait for it
+
     try:
         record = run_composed(config)
         return None if record is None else val_metric(record)
@@ -73,15 +74,16 @@ def checking() -> Iterator[None]:
     def check(config: DictConfig) -> None:
         if shows:
             return
-        with at_once():  # here, so that what Hydra refuses, and --help, need not wait for it
-            from necklace.options.check import check_options
-            from necklace.options.errors import OptionError
+        from necklace.options.check import check_options  # here, so that what Hydra refuses, and --help, need not wait for it
+        from necklace.options.errors import OptionError
+
         choices, overrides = choices_of(config.hydra), list(config.hydra.overrides.task)
         config = copy.deepcopy(config)
         with open_dict(config):
             del config["hydra"]
         try:
-            check_options(config, choices, overrides if int(os.environ.get("LOCAL_RANK", "0")) == 0 else [])
+            given = overrides if int(os.environ.get("LOCAL_RANK", "0")) == 0 else []
+            check_options(config, choices, given, before_trial=lambda: _import_run(config))
         except OptionError as error:
             raise Stop(_shown(str(error))) from error
 
@@ -90,8 +92,18 @@ def checking() -> Iterator[None]:
 
         return _shown(explained(composer, overrides, error))
 
-    with loading(check, explain):
+    with loading(check, explain), listing_once() if shows else nullcontext():
         yield
+
+
+def _import_run(config: DictConfig) -> None:
+    """Import what trains a config's run, with all that takes seconds."""
+    with at_once():
+        import necklace.options.trial
+        import necklace.run.runner
+
+        if "wandb" in (config.get("logger") or ()):
+            import necklace.tracking.wandb_logger  # noqa: F401
 
 
 def _shown(problems: str) -> str:

@@ -28,8 +28,8 @@ class Augmentation:
     """Augmentation of training images; every draw is per image. The order is mosaic, crop, shift, flip, photometric, cutout.
 
     Attributes:
-        mosaic: The probability that an image becomes a mosaic of four of its batch, see `mosaic.py`; 0 for none. Only for images
-            with boxes.
+        mosaic: The probability that an image becomes a mosaic of four of its batch, see `mosaic.py`; 0 for none. Only for
+            images with boxes.
         crop_scale: Cut out a box and resize it to the image's size. Its share of the area is uniform in [crop_scale, 1], its
             aspect log-uniform within 4/3 of the image's own, as far as such a box fits; 1 for none.
         crop_padding: Shift by up to this many pixels along each axis; the gap is filled by reflection; 0 for none.

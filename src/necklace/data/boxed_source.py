@@ -111,14 +111,17 @@ class BoxedSource:
         self._problems.raise_if_any(self._undecoded())
 
     def _check_once(self, found: dict[SplitName, list[Entry]]) -> None:
-        """Take out images that are there twice, in one split or in two."""
-        times = Counter(file.path for entries in found.values() for file, _ in entries)
+        """Take out images that are there twice: in one split all of them, in two splits the later."""
+        seen: dict[str, SplitName] = {}
         for split, entries in found.items():
-            for file, _ in entries:
-                if times[file.path] > 1:
-                    others = ", ".join(other for other in found if any(file.path == one.path for one, _ in found[other]))
-                    self._problems.add(split, file.name, f"an image that is there {times[file.path]} times, in {others}")
-            found[split] = [entry for entry in entries if times[entry[0].path] == 1]
+            times = Counter(file.path for file, _ in entries)
+            for path, name in {file.path: file.name for file, _ in entries}.items():
+                if times[path] > 1:
+                    self._problems.add(split, name, f"an image that is there several times: {times[path]}")
+                elif path in seen:
+                    self._problems.add(split, name, f"an image that is in another split already: in {seen[path]}")
+            found[split] = [entry for entry in entries if times[entry[0].path] == 1 and entry[0].path not in seen]
+            seen.update((path, split) for path in times)
 
     def _count_unused(self, found: dict[SplitName, list[Entry]]) -> None:
         """Note the images that lie beside those that are used."""
@@ -127,13 +130,18 @@ class BoxedSource:
         beside = [
             file.name
             for folder in sorted({os.path.dirname(path) for path in used})
-            if os.path.isdir(folder) and self._tree.allows(Path(folder).resolve())
+            if self._is_below(folder)
             for files in self._tree(Path(folder)).images.values()
             for file in files
             if file.path not in used
         ]
         if beside:
             self._said.append(f"images without annotation, not used: {len(beside)} (first: {readable(min(beside))})")
+
+    def _is_below(self, folder: str) -> bool:
+        """Whether it is a folder of the root."""
+        path = Path(folder)
+        return path.is_dir() and path.is_relative_to(self.root) and self._tree.allows(path.resolve())
 
     def _undecoded(self) -> dict[SplitName, list[File]]:
         return {split: [file for file, _ in found] for split, found in self._found.items() if split not in self._read}

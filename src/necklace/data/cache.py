@@ -1,40 +1,41 @@
-"""Decoded images in files: decoded once for all runs of all studies, then mapped.
+"""Decoded and drawn images in files: made once for all runs of all studies, then mapped.
 
-A file's name is a sha256 over the bytes and names of the image files in their order, the limit on their pixels, the version of
-this file format, and those of the libraries that decode. So a changed image is decoded again, but not a moved or copied folder.
-To read all bytes for that takes a second for 60,000 small files. So an index remembers the name for what the system says of the
-files: their names, sizes, inodes and times of change, to the nanosecond. It is not written while one of them has just changed,
-since a second change within the clock's step would not show.
+The name of a file of decoded images is a sha256 over the bytes and names of the image files in their order, the limit on their
+pixels, the version of this file format, and those of the libraries that decode. So a changed image is decoded again, but not a
+moved or copied folder. To read all bytes for that takes a second for 60,000 small files. So an index remembers the name for
+what the system says of the files: their names, sizes, inodes and times of change, to the nanosecond. It is not written while
+one of them has just changed, since a second change within the clock's step would not show.
 
-A file is written under a lock and gets its name when it is complete: if several processes need it, one decodes and the others
-wait. Where all files together are larger than `LIMIT_GIB`, those that were not used for longest are removed.
+The name of a file of drawn images is a sha256 over the source's options and over the code that draws: all modules that the
+source's own imports. So an edit of one draws them anew.
 
-Format: the pixels, as in `ImageSet`; then, as JSON, height and width of each image or the reason why it cannot be read; then
-the length of that JSON in 8 bytes. A file whose size does not match its content is written again.
+How files are written and mapped: `pixel_files.py`. Beside the pixels stand height and width of each decoded image, or the
+reason why it cannot be read; or a drawn set's other fields.
 """
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
-from filelock import FileLock
 
 from necklace.atomic import write_changed
-from necklace.data.files import File, content_of, cores, decode_files, readable
+from necklace.data.files import File, content_of, cores, decode_files
 from necklace.data.images import ImageSet, SplitName
+from necklace.data.packing import packed, unpacked
+from necklace.data.pixel_files import Kind, held
 from necklace.data.problems import Problems
+from necklace.source_code import code_of
 
 FILE_VERSION = 3  # increase it with each change of the file format or of decoding
-LIMIT_GIB = 50  # of all files together; a new one stays, however large it is
 # A file that changed so recently may change again without another time: the clock of a file system has steps.
 _SETTLED_S = 2
 
@@ -108,109 +109,65 @@ def _decoded(files: list[File]) -> tuple[torch.Tensor, list[Outcome]]:
     return torch.cat(images) if images else torch.empty(0, dtype=torch.uint8), outcomes
 
 
+def drawn_split(source: Any, split: SplitName, draw: Callable[[], ImageSet]) -> ImageSet:
+    """Map the images of a split that a source draws; they are drawn into the cache first if it does not have them.
+
+    Args:
+        source: The source. Its `cache` is the folder, or None to draw into memory; its other attributes are plain values, which
+            with its code decide what is drawn.
+        split: The split.
+        draw: Draws it.
+
+    Raises:
+        OSError: The cache cannot be written.
+    """
+    folder: str | Path | None = source.cache
+    code = {} if folder is None else code_of(type(source).__module__)
+    if folder is None or not code:  # without it, nothing would tell when other code draws
+        return draw()
+    options = {name: value for name, value in vars(source).items() if name != "cache"}
+    about = [FILE_VERSION, version("numpy"), type(source).__qualname__, split, options, code]
+    name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+    def write(out: BinaryIO) -> tuple[Any, bool]:
+        images = draw()
+        for pixels in images.in_order():
+            out.write(pixels.contiguous().numpy().data)
+        return packed(images), True
+
+    pixels, facts = held(Path(folder).expanduser(), lambda: name, Kind(("drawn", "draws"), _facts_of, write))
+    return ImageSet(pixels, **facts)
+
+
+def _facts_of(stored: Any) -> tuple[dict[str, Any], int]:
+    facts = unpacked(stored)
+    return facts, int(facts["shapes"].prod(1).sum()) * 3
+
+
 def _mapped(files: list[File], stop: bool, folder: Path) -> tuple[torch.Tensor, list[Outcome]]:
     """Return the pixels of all readable images, uint8 `[P]` mapped from the cache, and the outcome of each file."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        while True:
-            path = folder / f"{_name(files, folder)}.pixels"
-            outcomes = _outcomes(path)
-            if outcomes is None:
-                with FileLock(path.with_suffix(".lock")):
-                    outcomes = _outcomes(path)  # another process may have written it while this one waited
-                    if outcomes is None:
-                        outcomes = _build(path, files, stop)
-                        _remove_unused(folder, path)
-            total = _bytes(outcomes)
-            if not total or (stop and any(isinstance(outcome, str) for outcome in outcomes)):
-                return torch.empty(0, dtype=torch.uint8), outcomes  # no image is readable, or a problem stops the run
-            with suppress(FileNotFoundError), path.open("rb") as file:  # else another process has just removed it: once more
-                os.utime(path)
-                # Private pages: writes to them stay in this process and do not reach the file. By its number, since the
-                # name may be gone by now.
-                source = f"/proc/self/fd/{file.fileno()}" if os.path.exists("/proc/self/fd") else str(path)
-                return torch.from_file(source, shared=False, size=total, dtype=torch.uint8), outcomes
-    except OSError as error:
-        raise OSError(
-            f"data.cache={readable(str(folder))}: cannot write decoded images there ({error.strerror or error}); "
-            "data.cache=null decodes them into memory, in each run anew"
-        ) from error
 
-
-def _build(path: Path, files: list[File], stop: bool) -> list[Outcome]:
-    """Decode the files into `path`; with `stop`, a problem leaves no file, as the run will end with all problems."""
-    part = path.with_suffix(f".{os.getpid()}.part")
-    outcomes: list[Outcome] = []
-    lost = False
-    try:
-        with part.open("wb") as out, closing(decode_files(files)) as results:
+    def write(out: BinaryIO) -> tuple[Any, bool]:
+        """Decode the files; with `stop`, a problem leaves no file, as the run will end with all problems."""
+        outcomes: list[Outcome] = []
+        lost = False
+        with closing(decode_files(files)) as results:
             for result in results:
                 outcomes.append(result if isinstance(result, str) else (result.shape[0], result.shape[1]))
                 lost = lost or (stop and isinstance(result, str))
                 if not lost and not isinstance(result, str):
                     out.write(result.contiguous().numpy().data)
-            if lost:
-                return outcomes
-            _end(out, outcomes)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return outcomes
+        return outcomes, not lost
+
+    pixels, outcomes = held(folder, lambda: _name(files, folder), Kind(("decoded", "decodes"), _outcomes_of, write))
+    if stop and any(isinstance(outcome, str) for outcome in outcomes):
+        pixels = pixels[:0]  # a problem stops the run
+    return pixels, outcomes
 
 
-def _remove_unused(folder: Path, new: Path) -> None:
-    """Remove the files that were not used for longest, until all are within the limit; then what belongs to none."""
-    found = []
-    for path in folder.glob("*.pixels"):
-        with suppress(FileNotFoundError):
-            state = path.stat()
-            found.append((path == new, state.st_mtime, state.st_size, path))
-    left = sum(size for _, _, size, _ in found)
-    for is_new, _, size, path in sorted(found):
-        if left > LIMIT_GIB * 2**30 and not is_new:
-            path.unlink(missing_ok=True)  # whoever has mapped it keeps it
-            left -= size
-    names = {path.stem for path in folder.glob("*.pixels")}
-    for path in folder.glob("*.index"):
-        with suppress(OSError):
-            if path.read_text() not in names:
-                path.unlink()
-    for path in folder.glob("*.part"):  # of a process that was killed
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > 86400:
-                path.unlink()
-
-
-def _end(out: BinaryIO, outcomes: list[Outcome]) -> None:
-    """Write the outcomes after the pixels, and flush everything to the disk before the file gets its name."""
-    encoded = json.dumps(outcomes).encode()
-    out.write(encoded + len(encoded).to_bytes(8, "little"))
-    out.flush()
-    os.fsync(out.fileno())
-
-
-def _outcomes(path: Path) -> list[Outcome] | None:
-    """Read the outcomes of a file in the cache; None if it does not exist or is incomplete."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 8))
-            length = int.from_bytes(file.read(8), "little")
-            if not 0 < length <= size - 8:
-                return None
-            file.seek(size - 8 - length)
-            stored = json.loads(file.read(length))
-    except (FileNotFoundError, ValueError):
-        return None
-    try:
-        outcomes: list[Outcome] = [item if isinstance(item, str) else (int(item[0]), int(item[1])) for item in stored]
-    except (TypeError, ValueError, LookupError):
-        return None
-    return outcomes if _bytes(outcomes) + length + 8 == size else None
-
-
-def _bytes(outcomes: Iterable[Outcome]) -> int:
-    return sum(outcome[0] * outcome[1] * 3 for outcome in outcomes if not isinstance(outcome, str))
+def _outcomes_of(stored: Any) -> tuple[list[Outcome], int]:
+    outcomes: list[Outcome] = [item if isinstance(item, str) else (int(item[0]), int(item[1])) for item in stored]
+    return outcomes, sum(outcome[0] * outcome[1] * 3 for outcome in outcomes if not isinstance(outcome, str))
 
 
 def _name(files: list[File], folder: Path) -> str:

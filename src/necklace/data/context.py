@@ -37,10 +37,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from necklace.data.cache import drawn_split
 from necklace.data.images import ImageSet, SplitName
 from necklace.data.raster import (
     SHAPES,
@@ -111,6 +113,7 @@ class Context:
         clutter: Number of grey clutter strokes, drawn under glyph and marker.
         texture: Amplitude of the background's texture, as a share of the full range.
         seed: Seed of the images; it does not depend on the run's seed.
+        cache: Folder for files of drawn images, see `cache.py`; None: each process draws them into memory.
 
     Raises:
         ValueError: An option is out of range, or glyph, gap and marker do not fit into the image.
@@ -135,6 +138,7 @@ class Context:
         clutter: int = 2,
         texture: float = 0.05,
         seed: int = 0,
+        cache: str | Path | None = None,
     ):
         check_counts("context", train=train, test=test, clutter=clutter, texture=texture, min_gap=min_gap)
         self.sizes = size_range("context", image_size)
@@ -145,6 +149,7 @@ class Context:
         self.clutter = clutter
         self.texture = texture
         self.seed = seed
+        self.cache = cache
         if not 2 <= classes <= len(KINDS):
             raise ValueError(f"context: classes={classes} must be 2 to {len(KINDS)}")
         if marker < 1:
@@ -160,11 +165,11 @@ class Context:
         self.classes: tuple[str, ...] = tuple(str(label) for label in range(classes))
 
     def split(self, name: SplitName) -> ImageSet | None:
-        """Generate the images of `train` or `test`; there is no `val`."""
-        return self._generate(name)[0] if name in self.counts else None
+        """Draw the images of `train` or `test`, or take them from the cache; there is no `val`."""
+        return drawn_split(self, name, lambda: self._generate(name)[0]) if name in self.counts else None
 
     def facts(self, name: SplitName) -> Facts:
-        """Return the contents of each image of `train` or `test`; generates the split again."""
+        """Return the contents of each image of `train` or `test`; draws the split again."""
         return self._generate(name)[1]
 
     def _generate(self, name: SplitName) -> tuple[ImageSet, Facts]:

@@ -18,12 +18,14 @@ measured from the square that the glyph is placed in, which is up to a few pixel
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from necklace.boxes.truth import COUNTS
 from necklace.data.boxes import Boxes
+from necklace.data.cache import drawn_split
 from necklace.data.context import COLOURS, KINDS
 from necklace.data.images import ImageSet, SplitName
 from necklace.data.raster import (
@@ -77,6 +79,7 @@ class ContextBoxes:
         texture: Amplitude of the background's texture, as a share of the full range.
         seed: Seed of the images; it does not depend on the run's seed.
         boxes: Whether the images come with their boxes, or with the colour as a label alone.
+        cache: Folder for files of drawn images, see `cache.py`; None: each process draws them into memory.
 
     Raises:
         ValueError: An option is out of range, or glyphs, gap and marker do not fit into the image.
@@ -103,13 +106,14 @@ class ContextBoxes:
         texture: float = 0.05,
         seed: int = 0,
         boxes: bool = False,
+        cache: str | Path | None = None,
     ):
         check_counts("context_boxes", train=train, test=test, clutter=clutter, texture=texture, min_gap=min_gap)
         self.sizes = size_range("context_boxes", image_size)
         self.glyph = (float(glyph[0]), float(glyph[-1]))
         self.counts: dict[SplitName, int] = {"train": train, "test": test}
         self.marker, self.min_gap, self.max_gap = marker, min_gap, max_gap
-        self.clutter, self.texture, self.seed, self.boxes = clutter, texture, seed, boxes
+        self.clutter, self.texture, self.seed, self.boxes, self.cache = clutter, texture, seed, boxes, cache
         if not 2 <= classes <= len(COLOURS):
             raise ValueError(f"context_boxes: classes={classes} must be 2 to {len(COLOURS)}")
         if marker < 1:
@@ -127,11 +131,11 @@ class ContextBoxes:
         self.classes: tuple[str, ...] = tuple(COLOURS)[:classes]
 
     def split(self, name: SplitName) -> ImageSet | None:
-        """Generate the images of `train` or `test`; there is no `val`."""
-        return self._generate(name)[0] if name in self.counts else None
+        """Draw the images of `train` or `test`, or take them from the cache; there is no `val`."""
+        return drawn_split(self, name, lambda: self._generate(name)[0]) if name in self.counts else None
 
     def facts(self, name: SplitName) -> BoxFacts:
-        """Return the contents of each image of `train` or `test`; generates the split again."""
+        """Return the contents of each image of `train` or `test`; draws the split again."""
         return self._generate(name)[1]
 
     def _generate(self, name: SplitName) -> tuple[ImageSet, BoxFacts]:

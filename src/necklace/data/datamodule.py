@@ -14,8 +14,9 @@ import torch
 
 from necklace.data.augment import Augmentation, normalise
 from necklace.data.boxes import Targets
+from necklace.data.fitting import checked_size
 from necklace.data.images import ImageSet, SplitName
-from necklace.data.sampler import Balanced, Sampler, check_sampler
+from necklace.data.sampler import Balanced, Sampler
 from necklace.data.sizes import Fixed, Native, Sizes, Step
 from necklace.data.splits import Splits
 from necklace.seeding import torch_generator
@@ -174,26 +175,11 @@ class DataModule(pl.LightningDataModule):
         sampler: Sampler = "shuffle",
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: must be at least 1")
-        train = splits.images["train"]
-        if len(train) < batch_size:
-            raise ValueError(f"batch_size={batch_size}: larger than the training split of {len(train)} images")
-        check_sampler(sampler, train.labels)
-        if train.boxes is not None and augment.crop_padding:
-            raise ValueError(
-                f"data.augment.crop_padding={augment.crop_padding}: must be 0 where images have boxes, as the reflection at "
-                "the border shows things that have no box (data.augment.crop_scale cuts out boxes)"
-            )
-        if train.boxes is None and augment.mosaic:
-            raise ValueError(
-                f"data.augment.mosaic={augment.mosaic}: must be 0 where images have no boxes (task=detection reads them)"
-            )
+        self.size = checked_size(splits.images["train"], sizes, batch_size, sampler, augment)
         self.sizes, self.seed, self.batch_size, self.augment, self.sampler = sizes, seed, batch_size, augment, sampler
         self.mean, self.std = tuple(mean), tuple(std)
         self.splits, self.classes, self.skipped, self.min_gap = splits.images, splits.classes, splits.skipped, splits.min_gap
         self.notes = splits.notes
-        self.size = _typical_size(sizes, train)
         self.digest = splits.digest
         self._sized = {
             name: SizedImages(images, sizes.native_shapes(images.shapes) if isinstance(sizes, Native) else None)
@@ -281,11 +267,3 @@ class DataModule(pl.LightningDataModule):
 def _class_counts(labels: torch.Tensor, classes: int) -> list[int]:
     """Images of each class, from labels int64 [N] or int8 [N, K]."""
     return (labels.bincount(minlength=classes) if labels.ndim == 1 else (labels == 1).sum(0)).tolist()
-
-
-def _typical_size(sizes: Sizes, images: ImageSet) -> tuple[int, int]:
-    if isinstance(sizes, Native):
-        shapes, counts = sizes.native_shapes(images.shapes).unique(dim=0, return_counts=True)
-        height, width = shapes[counts.argmax()].tolist()
-        return height, width
-    return sizes.eval_steps(images.shapes[:1], 1, 0, 1)[0].size

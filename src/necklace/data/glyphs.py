@@ -6,10 +6,12 @@ set-up trains, not that one neck is better than another (`context` does that). H
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from necklace.data.cache import drawn_split
 from necklace.data.images import ImageSet, SplitName
 from necklace.data.raster import (
     SHAPES,
@@ -38,7 +40,7 @@ class Glyphs:
     """Ten outlined glyphs of varying size, place, tilt and colour on textured, cluttered images of varying sizes.
 
     Every image has its own random stream (seed, split, index), so a larger split begins with the same images.
-    They are generated when a split is requested.
+    They are drawn when a split is requested.
 
     Args:
         train: Number of training images.
@@ -48,6 +50,7 @@ class Glyphs:
         clutter: Number of clutter strokes, drawn under the glyph.
         texture: Amplitude of the background's texture, as a share of the full range.
         seed: Seed of the images; it does not depend on the run's seed.
+        cache: Folder for files of drawn images, see `cache.py`; None: each process draws them into memory.
 
     Raises:
         ValueError: An option is out of range.
@@ -60,7 +63,7 @@ class Glyphs:
     classes: tuple[str, ...] = tuple(SHAPES)
     skipped: tuple[tuple[str, str], ...] = ()
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, the options of its config
         self,
         train: int = 4000,
         test: int = 1000,
@@ -69,6 +72,7 @@ class Glyphs:
         clutter: int = 4,
         texture: float = 0.1,
         seed: int = 0,
+        cache: str | Path | None = None,
     ):
         self.sizes = size_range("glyphs", image_size)
         self.scale = (float(scale[0]), float(scale[-1]))
@@ -76,6 +80,7 @@ class Glyphs:
         self.clutter = clutter
         self.texture = texture
         self.seed = seed
+        self.cache = cache
         check_counts("glyphs", train=train, test=test, clutter=clutter, texture=texture)
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"glyphs: scale={list(scale)} must be two shares in (0, 1], the smaller one first")
@@ -85,9 +90,10 @@ class Glyphs:
             )
 
     def split(self, name: SplitName) -> ImageSet | None:
-        """Generate the images of `train` or `test`; there is no `val`."""
-        if name not in self.counts:
-            return None
+        """Draw the images of `train` or `test`, or take them from the cache; there is no `val`."""
+        return drawn_split(self, name, lambda: self._drawn(name)) if name in self.counts else None
+
+    def _drawn(self, name: SplitName) -> ImageSet:
         labels = shuffled_blocks(numpy_generator(self.seed, f"glyphs/{name}/labels"), len(SHAPES), self.counts[name])
         images = (self._image(name, index, int(label)) for index, label in enumerate(labels))
         return ImageSet.build(images, labels.tolist(), [f"{name}/{index}" for index in range(len(labels))])

@@ -12,8 +12,6 @@ from functools import cached_property
 from typing import Literal, Protocol
 
 import torch
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
 from necklace.data.boxes import Boxes
 from necklace.data.files import cores
@@ -154,8 +152,10 @@ class ImageSet:
             raise ValueError(f"images cannot be resized to {height}x{width}: both sides must be at least 1")
         if self.common_shape == (height, width) and self.starts is None:
             return self.pixels.view(len(self), height, width, 3)
-        out = torch.empty((len(self), height, width, 3), dtype=torch.uint8)
+        from torchvision.transforms.v2 import InterpolationMode  # here: a plan looks at images and resizes none
+        from torchvision.transforms.v2 import functional as transforms
 
+        out = torch.empty((len(self), height, width, 3), dtype=torch.uint8)
         inference = torch.is_inference_mode_enabled()
 
         def fill(first: int) -> None:
@@ -185,7 +185,7 @@ class ImageSet:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(array.reshape(-1).data)
         digest.update(f"|u1({int(self.offsets[-1])},)".encode())
-        for run in self._runs():
+        for run in self.in_order():
             digest.update(run.contiguous().numpy().data)
         for name in self.names:
             # A file name on Linux may be any bytes; Python represents the undecodable ones as surrogates.
@@ -215,7 +215,7 @@ class ImageSet:
             boxes=None if self.boxes is None else self.boxes.select(chosen),
         )
 
-    def _runs(self) -> Iterator[torch.Tensor]:
+    def in_order(self) -> Iterator[torch.Tensor]:
         """Yield the pixels of the images in order, in contiguous pieces."""
         if self.starts is None:
             yield self.pixels

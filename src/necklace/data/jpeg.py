@@ -7,7 +7,6 @@ in one file, files that end early) is left to Pillow: a file that has any of it 
 from collections.abc import Sequence
 
 import torch
-from torchvision.io import ImageReadMode, decode_jpeg
 
 _BASELINE, _END = 0xC0, b"\xff\xd9"
 # Tables, restart interval, comment and JFIF: what no pixel but by libjpeg depends on.
@@ -43,6 +42,8 @@ def decode_plain(files: Sequence[bytes]) -> list[torch.Tensor] | None:
     Args:
         files: The content of one or more files, each of which `is_plain`.
     """
+    from torchvision.io import ImageReadMode, decode_jpeg  # here: its import takes half a second, and few processes decode
+
     try:
         encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
         return [image.permute(1, 2, 0) for image in decode_jpeg(encoded, ImageReadMode.RGB)]

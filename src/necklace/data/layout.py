@@ -142,10 +142,11 @@ def _check_other_layouts(shown: str, root: Path, folders: list[str]) -> None:
     names = {name.lower(): name for name in folders}
     if "annotations" in names and "jpegimages" in names:
         raise ValueError(
-            f"{shown} has Annotations/ and JPEGImages/, the layout of Pascal VOC: data=voc task=multilabel reads it"
+            f"{shown} has Annotations/ and JPEGImages/, the layout of Pascal VOC: data=voc task=multilabel or "
+            "task=detection reads it"
         )
     if "images" in names and "labels" in names and not holds_images(root / names["labels"]):
-        raise ValueError(f"{shown} has images/ and labels/, the layout of YOLO, whose boxes are not read ({_EXPECTED})")
+        raise ValueError(f"{shown} has images/ and labels/, the layout of YOLO: data=yolo task=detection reads it")
 
 
 def _flat_classes(shown: str, root: Path, folders: list[str], loose: list[str]) -> list[str]:
@@ -192,9 +193,9 @@ def why_no_classes(folder: Path) -> str:
     if "_classes.csv" in small:
         return f"{start}: _classes.csv is an export with several labels an image, which is not read; export it as folders"
     if any(name.endswith(".xml") for name in small):
-        return f"{start}, but annotations in XML: data=voc task=multilabel reads such"
+        return f"{start}, but annotations in XML: data=voc task=multilabel or task=detection reads such"
     if any(name.endswith((".coco.json", "coco.json")) for name in small):
-        return f"{start}: annotations in COCO's format are not read; export them as Pascal VOC, or the images as folders"
+        return f"{start}, but annotations in COCO's format: data=coco task=detection reads such"
     return f"{start}, so their labels are not known (expected: {readable(folder.name)}/CLASS/)"
 
 
@@ -210,7 +211,7 @@ def check_class_folders(folder: Path, names: list[str]) -> None:
     """
     shown, small = readable(str(folder)), {name.lower(): name for name in names}
     if "images" in small and "labels" in small and not holds_images(folder / small["labels"]):
-        raise ValueError(f"{shown} has images/ and labels/, the layout of YOLO, whose boxes are not read ({_EXPECTED})")
+        raise ValueError(f"{shown} has images/ and labels/, the layout of YOLO: data=yolo task=detection reads it")
     if len(names) != 1 or (folder / names[0]).is_symlink():
         return
     inside = entries(folder / names[0])

@@ -91,7 +91,7 @@ class FolderContent:
 
     def _by_name(self, kind: str) -> dict[str, list[File]]:
         found: dict[str, list[File]] = {}
-        prefix = str(self.path.relative_to(self._tree.root))
+        prefix = os.path.relpath(self.path, self._tree.root)
         prefix = "" if prefix == "." else f"{prefix}/"
         for entry in self._files:
             if _kind(entry.name) == kind:

@@ -174,7 +174,8 @@ def _shelf(tree: Tree, folder: Path, background: bool) -> Shelf:
     ]
     texts = [name for name in texts if not Path(name).name.lower().startswith("readme")]
     if texts:
-        hint = f"; other annotations, such as {readable(texts[0])}, are not read: export them as Pascal VOC"
+        reader = {".json": "data=coco reads COCO's", ".txt": "data=yolo reads YOLO's"}.get(texts[0][texts[0].rindex(".") :])
+        hint = f"; other annotations, such as {readable(texts[0])}, are not read: {reader or 'export them as Pascal VOC'}"
     raise ValueError(f"{shown}: {found} images and no XML annotation{hint}")
 
 

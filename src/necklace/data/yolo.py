@@ -202,7 +202,7 @@ class Yolo(BoxedSource):
         alone = [
             os.path.relpath(os.path.join(folder, name), self.root)
             for folder in folders
-            if os.path.isdir(folder) and self._tree.allows(Path(folder).resolve())
+            if self._is_below(folder)
             for name in self._tree(Path(folder)).files
             if name.lower().endswith(".txt") and name.lower() != "classes.txt" and os.path.join(folder, name) not in used
         ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 18  # YAML is slow to parse: this much may take seconds; a thousand classes have 20 KiB
 MAX_CLASSES = 100_000
 
 
@@ -80,7 +80,7 @@ def _parsed(path: Path) -> Any:
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
+        raise ValueError(f"larger than {MAX_BYTES >> 10} KiB")
     try:
         return yaml.load(data.decode("utf-8-sig"), _Loader)
     except RecursionError:

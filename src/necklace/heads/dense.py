@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import FeaturePyramidNetwork
 
 PRIOR = 0.01  # score of every class at every point before the first step
 REACH = 2.0  # distance from a point to the sides of its box before the first step, in steps of the map
@@ -85,6 +84,8 @@ class DenseHead(nn.Module):
         self.levels, self.strides = levels, tuple(int(stride) for stride in strides[-levels:])
         used = [int(count) for count in channels[-levels:]]
         if levels > 1:
+            from torchvision.ops import FeaturePyramidNetwork  # here: a plan that makes no such head need not wait for it
+
             self.pyramid = FeaturePyramidNetwork(used, width, norm_layer=nn.BatchNorm2d)
         else:
             self.lateral = nn.Sequential(nn.Conv2d(used[0], width, 1, bias=False), nn.BatchNorm2d(width))

@@ -4,8 +4,9 @@ import gc
 
 from hydra.core.plugins import Plugins
 
-from necklace.code_version import git_state, read_package
+from necklace.code_version import git_state
 from necklace.run.conditions import versions
+from necklace.source_code import read_package
 
 Plugins.instance()  # imports Hydra's own plugins, which are in the state that a job is sent
 # Jobs run the code that is imported here, whatever becomes of the files while they wait for their turn.

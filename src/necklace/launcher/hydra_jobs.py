@@ -10,7 +10,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode, TaskFunction
-from omegaconf import open_dict
+from omegaconf import DictConfig, open_dict
 
 
 def hydra_launcher(
@@ -58,3 +58,19 @@ def restore_hydra_state(state: dict[Any, Any]) -> None:
 def error_of(returned: JobReturn) -> BaseException | None:
     """The error of a job that has failed, None for any other; `JobReturn.return_value` would raise it."""
     return returned._return_value if returned.status == JobStatus.FAILED else None
+
+
+def config_flags(config: DictConfig) -> list[str]:
+    """The flags that lead a script with Hydra's decorator to the same config files, wherever this config's come from.
+
+    Args:
+        config: A composed config with its `hydra` node.
+
+    Returns:
+        Such as `["--config-path=/home/me/configs", "--config-name=train"]`. Folders from `hydra.searchpath` are not among them.
+    """
+    flags = {"main": "--config-path", "command-line": "--config-dir"}
+    sources = [source for source in config.hydra.runtime.config_sources if source.provider in flags and source.path]
+    paths = [("pkg://" if source.schema == "pkg" else "") + source.path for source in sources]
+    named = [f"{flags[source.provider]}={path}" for source, path in zip(sources, paths, strict=True)]
+    return [*named, f"--config-name={config.hydra.job.config_name}"]

@@ -12,8 +12,8 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from necklace.config import Composer, config_flags
-from necklace.launcher.hydra_jobs import hydra_state, restore_hydra_state
+from necklace.config import Composer
+from necklace.launcher.hydra_jobs import config_flags, hydra_state, restore_hydra_state
 from necklace.launcher.job import FunctionName, Job, pack_call
 from necklace.launcher.local import LocalOptions, failed, job_processes, run_jobs
 from necklace.launcher.preload import PRELOAD_WANDB

@@ -23,6 +23,10 @@ PRELOAD = (
     "necklace.data.glyphs",
     "necklace.data.voc",
     "necklace.data.yolo",
+    "necklace.options.trial",
+    "torchvision.io",
+    "torchvision.models.feature_extraction",
+    "torchvision.transforms.v2.functional",
     "torch.utils.serialization.config",
     "fsspec.implementations.chained",
     "rich._emoji_codes",
@@ -37,9 +41,7 @@ PRELOAD = (
 PRELOAD_WANDB = (
     "timm",
     "necklace.tracking.wandb_logger",
-    "wandb.apis.public",
     "wandb.wandb_run",
-    "wandb.sdk.launch.inputs.internal",
     "opentelemetry.exporter.otlp.proto.http._log_exporter",
     "opentelemetry.exporter.otlp.proto.http.metric_exporter",
 )

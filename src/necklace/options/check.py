@@ -1,25 +1,29 @@
 """Check all options of a composed config at once, before anything starts."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from necklace.build import REFERRED
 from necklace.config import given_keys, leaves, resolved
 from necklace.options.errors import OptionError
 from necklace.options.kinds import shown
 from necklace.options.nearest import advice, is_own
-from necklace.options.readers import PARTS, Readers, located, readers_of, references
+from necklace.options.readers import PARTS, Readers, readers_of, references
+from necklace.options.signatures import defined
 from necklace.options.trainer import trainer_problems
-from necklace.options.trial import UNREAD, trial_problem
 from necklace.options.unread import RULES
+from necklace.parts import REFERRED
 
 
 def check_options(
-    config: DictConfig, choices: Mapping[str, str], given: Sequence[str], shared: Sequence[str] = ()
+    config: DictConfig,
+    choices: Mapping[str, str],
+    given: Sequence[str],
+    shared: Sequence[str] = (),
+    before_trial: Callable[[], object] = lambda: None,
 ) -> dict[str, str]:
     """Check that something reads each key of a config, and takes its value.
 
@@ -31,6 +35,7 @@ def check_options(
         choices: Config group to the choice taken.
         given: Overrides by which the user asked for this very run.
         shared: Overrides that this run shares with others, which may read what this one does not.
+        before_trial: Called when nothing is wrong that can be told without torch, before parts are made for a trial.
 
     Returns:
         Option to the reason why this run does not read it, of those of `shared` that have no effect here.
@@ -59,8 +64,11 @@ def check_options(
         raise OptionError("\n".join([*problems, str(error)])) from error
     wrong = _value_problems(values, readers, refers)
     problems += wrong.values()
-    problems += trainer_problems(values["trainer"], values.get("epochs")) if isinstance(values.get("trainer"), dict) else []
-    problems += [] if problems else _trial_problems(values, plain, choices)
+    if isinstance(values.get("trainer"), dict):
+        problems += trainer_problems(values["trainer"], values.get("epochs"), values.get("optimizer"))
+    if not problems:
+        before_trial()
+        problems = _trial_problems(values, plain, choices)
     if problems:
         raise OptionError("\n".join(dict.fromkeys(problems)))
     idle = {**unread, **_without_effect(values)}
@@ -163,6 +171,8 @@ _EXAMPLES = {
 
 def _trial_problems(values: dict[str, Any], plain: dict[str, Any], choices: Mapping[str, str]) -> list[str]:
     """What the parts that are quickly made say to their options."""
+    from necklace.options.trial import UNREAD, trial_problem  # here: what is wrong by itself is said before torch is imported
+
     problems = []
     for path in ("data.augment", "data.sizes", "backbone", "neck", "head", "optimizer"):
         node = _at(values, path)
@@ -188,17 +198,12 @@ def _without_effect(values: dict[str, Any]) -> dict[str, str]:
         if not isinstance(node, dict):
             continue
         target = str(node.get("_target_", path))
-        rule = RULES.get(_defined(target))
+        rule = RULES.get(defined(target) if "." in target else target)
         found |= {f"{path}.{name}": why for name, why in (rule(node) if rule else {}).items() if name in node}
+    schedule = values.get("schedule")
+    if isinstance(schedule, dict) and defined(str(schedule.get("_target_", "schedule."))) == "necklace.schedules.one_cycle":
+        found["optimizer.momentum"] = "schedule=one_cycle moves it from 0.95 to 0.85 and back"
     return found
-
-
-def _defined(target: str) -> str:
-    """A class's own dotted path, whatever path a config has for it."""
-    if "." not in target:
-        return target
-    function = located(target)
-    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"
 
 
 def _given_of(paths: Iterable[str], overrides: Sequence[str]) -> list[str]:

@@ -1,21 +1,17 @@
 """Who reads which key of a config: the arguments of each `_target_`, the Trainer's, the data's, and the run's own."""
 
-import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Unpack, get_args, get_origin, get_type_hints
+from inspect import Parameter
+from typing import Any, Unpack, get_args, get_origin
 
-from hydra.utils import get_object
-
-from necklace.build import ALIASES, GIVEN
 from necklace.config import leaves
-from necklace.data.augment import Augmentation
-from necklace.data.datamodule import DataModule
-from necklace.data.splits import read_splits
 from necklace.options.kinds import FLAG, NAME, Kind, either, kind_of, list_of, number, one_of, whole
+from necklace.options.signatures import EMPTY, arguments
 from necklace.options.trainer import SET_BY_THE_RUN, trainer_kinds
+from necklace.parts import GIVEN
 
 # The run's own options, which no class takes.
 RUN: dict[str, Kind] = {
@@ -142,18 +138,18 @@ def _add_part(found: Readers, path: str, node: Any) -> None:
     found.options |= {f"{path}.{name}": None for name in HYDRA_KEYS}
     group = "logger" if path.startswith("logger.") and path.count(".") == 1 else path
     try:
-        arguments = arguments_of(str(node["_target_"]), group)
+        taken = arguments_of(str(node["_target_"]), group)
     except Exception as error:  # importing a user's module may raise anything
         reason = error.__cause__ or error
         found.problems.append(f"{path}._target_={node['_target_']}: cannot be imported: {' '.join(str(reason).split())}")
         found.open.add(path)
         return
-    for name, kind in arguments.kinds.items():
+    for name, kind in taken.kinds.items():
         found.options[f"{path}.{name}"] = RANGES.get(f"{path}.{name}", kind)
-    found.defaults |= {f"{path}.{name}": value for name, value in arguments.defaults.items()}
-    found.refused |= {f"{path}.{name}": "the run sets it" for name in arguments.given}
-    found.required += [f"{path}.{name}" for name in arguments.kinds if name not in arguments.defaults]
-    if arguments.is_open:
+    found.defaults |= {f"{path}.{name}": value for name, value in taken.defaults.items()}
+    found.refused |= {f"{path}.{name}": "the run sets it" for name in taken.given}
+    found.required += [f"{path}.{name}" for name in taken.kinds if name not in taken.defaults]
+    if taken.is_open:
         found.open.add(path)
     for name, value in node.items():
         if isinstance(value, Mapping) and "_target_" in value:
@@ -172,43 +168,28 @@ def arguments_of(target: str, part: str) -> Arguments:
     Raises:
         Exception: Whatever importing it raises.
     """
-    function = located(target)
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # of a class in C
+    taken = arguments(target)
+    if taken is None:
         return Arguments({}, {}, frozenset(), True)
-    hints = _hints(function)
     given, by_place = GIVEN.get(part, ((), 0))
     kinds: dict[str, Kind | None] = {}
     defaults: dict[str, Any] = {}
     set_by_run, is_open = set(given), False
-    for place, parameter in enumerate(signature.parameters.values()):
-        name, annotation = parameter.name, hints.get(parameter.name, parameter.annotation)
-        if parameter.kind is parameter.VAR_KEYWORD:
+    for place, each in enumerate(taken):
+        name = each.name
+        if each.kind is Parameter.VAR_KEYWORD:
             # `**about: Unpack[AboutRun]`: what the run gives.
-            is_open = get_origin(annotation) is not Unpack
-            set_by_run |= set() if is_open else set(get_args(annotation)[0].__annotations__)
+            hint = each.hint()
+            is_open = get_origin(hint) is not Unpack
+            set_by_run |= set() if is_open else set(get_args(hint)[0].__annotations__)
         elif place < by_place or name in given:
             set_by_run.add(name)
-        elif parameter.kind not in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
-            kinds[name] = None if annotation is parameter.empty else kind_of(annotation)
-            if parameter.default is not parameter.empty:
-                defaults[name] = parameter.default
+        elif each.kind not in (Parameter.VAR_POSITIONAL, Parameter.POSITIONAL_ONLY):
+            hint = each.hint()
+            kinds[name] = None if hint is EMPTY else kind_of(hint)
+            if each.default is not EMPTY:
+                defaults[name] = each.default
     return Arguments(kinds, defaults, frozenset(set_by_run), is_open)
-
-
-def located(target: str) -> Callable[..., Any]:
-    """The class or function of a `_target_`, also where it has moved."""
-    return get_object(ALIASES.get(target, target))
-
-
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations of a function or of a class's constructor, as types; none where they do not resolve."""
-    owner = function.__init__ if inspect.isclass(function) else function
-    try:
-        return get_type_hints(owner)
-    except Exception:  # a name that is imported for type checkers alone
-        return {}
 
 
 @cache
@@ -216,11 +197,10 @@ def _data_options() -> dict[str, tuple[Kind | None, Any]]:
     """The options of `data` itself that are no parts, with kind and default."""
     found: dict[str, tuple[Kind | None, Any]] = {}
     given, _ = GIVEN["data"]
-    for prefix, function in (("", read_splits), ("", DataModule), ("augment.", Augmentation)):
-        hints = _hints(function)
-        for name, parameter in inspect.signature(function).parameters.items():
-            if name not in given or prefix:
-                found[prefix + name] = kind_of(hints.get(name, parameter.annotation)), parameter.default
+    for prefix, target in (("", "splits.read_splits"), ("", "datamodule.DataModule"), ("augment.", "augment.Augmentation")):
+        for each in arguments(f"necklace.data.{target}") or ():
+            if each.name not in given or prefix:
+                found[prefix + each.name] = kind_of(each.hint()), each.default
     return found
 
 

@@ -3,12 +3,12 @@
 A record holds what a run of `epochs` epochs gave: weights that val chose at the end of an epoch, and every test image once.
 """
 
-import inspect
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from necklace.options.kinds import FLAG, NULL, TEXT, Kind, either, kind_of, list_of, number, one_of, shown, whole
+from necklace.options.signatures import Argument, arguments
 
 # What the run gives the Trainer itself, and which option decides it.
 SET_BY_THE_RUN = {
@@ -41,6 +41,10 @@ ALLOWED: dict[str, tuple[Kind, str]] = {
     "max_time": (NULL, _EPOCHS),
     "enable_checkpointing": (one_of(None, True), "the weights that val chose are read from a checkpoint"),
     "barebones": (one_of(False), "it would leave out val's metrics and the checkpoints"),
+    "precision": (
+        one_of(None, 32, "32", "32-true", 16, "16", "16-mixed", "bf16", "bf16-mixed"),
+        "weights, losses and metrics are of float32",
+    ),
     "model_registry": (NULL, "the run keeps its checkpoints in its folder"),
     "reload_dataloaders_every_n_epochs": (one_of(0), "each epoch has its own plan of batches already"),
 }
@@ -64,23 +68,21 @@ _LOST = ("spawn", "fork", "notebook")
 @cache
 def trainer_kinds() -> dict[str, Kind | None]:
     """The options that `trainer` may have, with the kinds of their values."""
-    import pytorch_lightning as pl  # here: it takes a second
-
-    signature = inspect.signature(pl.Trainer.__init__)
-    names = [name for name in signature.parameters if name != "self" and name not in SET_BY_THE_RUN]
-    return {name: _KINDS.get(name) or _annotated(name, signature.parameters[name].annotation) for name in names}
+    given = [each for each in arguments("pytorch_lightning.Trainer") or () if each.name not in SET_BY_THE_RUN]
+    return {each.name: _KINDS.get(each.name) or _annotated(each) for each in given}
 
 
-def _annotated(name: str, annotation: Any) -> Kind | None:
-    return None if name in ALLOWED or name == "check_val_every_n_epoch" else kind_of(annotation)
+def _annotated(argument: Argument) -> Kind | None:
+    return None if argument.name in ALLOWED or argument.name == "check_val_every_n_epoch" else kind_of(argument.hint())
 
 
-def trainer_problems(trainer: Mapping[str, Any], epochs: Any) -> list[str]:
+def trainer_problems(trainer: Mapping[str, Any], epochs: Any, optimizer: Any) -> list[str]:
     """A sentence for each of the Trainer's options with which a run could leave no record.
 
     Args:
         trainer: The resolved config's `trainer`.
         epochs: Its `epochs`.
+        optimizer: Its `optimizer`.
     """
     problems = []
     for name, (kind, why) in ALLOWED.items():
@@ -94,6 +96,12 @@ def trainer_problems(trainer: Mapping[str, Any], epochs: Any) -> list[str]:
         problems.append(
             f"trainer.check_val_every_n_epoch={every}: must be at most epochs={limit}, or val is never evaluated and no epoch "
             "can be chosen on it"
+        )
+    fused = isinstance(optimizer, Mapping) and optimizer.get("fused")
+    if fused and trainer.get("gradient_clip_val") and str(trainer.get("precision")) in ("16", "16-mixed"):
+        problems.append(
+            f"trainer.gradient_clip_val={shown(trainer['gradient_clip_val'])}: with trainer.precision={trainer['precision']} "
+            "gradients are scaled, and a fused optimizer takes them before they could be clipped; take optimizer.fused=null"
         )
     strategy = str(trainer.get("strategy", "auto"))
     if any(kind in strategy for kind in _LOST):

@@ -4,16 +4,17 @@ import inspect
 import json
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch.overrides import TorchFunctionMode
 
 from necklace.backbones import CifarResNet
 from necklace.data.augment import Augmentation
-from necklace.options.readers import located
+from necklace.options.signatures import located
 
 # A trial has these; what depends on them is left to the real run.
 CHANNELS, CLASSES, MAP_SIZE = 64, 2, (4, 4)
@@ -35,7 +36,7 @@ def trial_problem(path: str, content: str) -> str | None:
     if make is None:
         return None
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             make()
     except (TypeError, ValueError) as error:
         cause: BaseException = error
@@ -58,6 +59,23 @@ def trial_problem(path: str, content: str) -> str | None:
     return text if text.startswith(path) else f"{path}: {text}"
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves tensors without random values: on `meta` they hold none, and torch imports its compiler (1.3 s) for it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do what was asked for, unless it is to fill a tensor."""
+        return args[0] if func in (torch.Tensor.normal_, torch.Tensor.uniform_) else func(*args, **(kwargs or {}))
+
+
+def _without_dynamo(optimizer: Any) -> Any:
+    """An optimizer, as `_partial_` gives it, that does not import torch's compiler (1.3 s) to keep out of it."""
+    if not isinstance(optimizer, partial) or not inspect.isclass(optimizer.func):
+        return optimizer
+    made: Any = optimizer.func
+    plain = {"add_param_group": inspect.unwrap(made.add_param_group)}
+    return partial(type(made.__name__, (made,), plain), *optimizer.args, **optimizer.keywords)
+
+
 def _maker(path: str, node: dict[str, Any]) -> Callable[[], Any] | None:
     if path == "data.augment":
         return lambda: Augmentation(**node)
@@ -77,5 +95,5 @@ def _maker(path: str, node: dict[str, Any]) -> Callable[[], Any] | None:
     if path == "head":
         return lambda: instantiate(config, channels=CHANNELS, num_classes=CLASSES, map_size=MAP_SIZE, stride=1)
     if path == "optimizer":
-        return lambda: instantiate(config)([torch.zeros(1, requires_grad=True)])
+        return lambda: _without_dynamo(instantiate(config))([torch.zeros(1, requires_grad=True)])
     return lambda: instantiate(config)

@@ -64,9 +64,13 @@ def part_cost(part: nn.Module, x: Any) -> tuple[Cost, Any]:
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         x = part(x)
-    params = sum(parameter.numel() for parameter in part.parameters())
     output: torch.Tensor = x[0] if isinstance(x, tuple) else x
-    return Cost(params, counter.get_total_flops() // 2, tuple(output.shape[1:])), x
+    return Cost(part_params(part), counter.get_total_flops() // 2, tuple(output.shape[1:])), x
+
+
+def part_params(part: nn.Module) -> int:
+    """The number of a part's trained values."""
+    return sum(parameter.numel() for parameter in part.parameters())
 
 
 def cost_table(costs: dict[str, Cost], image_size: tuple[int, int]) -> Table:

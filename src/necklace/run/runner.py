@@ -92,7 +92,7 @@ def run(spec: RunSpec, interactive: bool = True) -> Record:
     started = time.perf_counter()
     git_state()  # now: a commit made while this trains is not what it trains with; nor is an edit
     rerun, trainer = spec.resolved["rerun"], spec.resolved["trainer"]
-    if problems := trainer_problems(trainer, spec.resolved["epochs"]):
+    if problems := trainer_problems(trainer, spec.resolved["epochs"], spec.resolved["optimizer"]):
         raise OptionError("\n".join(problems))
     folder = RunFolder.of(spec)
     console = Console(soft_wrap=True, highlight=False, quiet=rank(trainer) != 0)

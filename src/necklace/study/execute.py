@@ -18,9 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from necklace.code_version import code_version
-from necklace.config import config_flags
 from necklace.data.splits import share_splits
-from necklace.launcher.hydra_jobs import error_of, hydra_launcher
+from necklace.launcher.hydra_jobs import config_flags, error_of, hydra_launcher
 from necklace.launcher.job import Job, pack_call
 from necklace.launcher.local import LocalOptions, is_local, job_processes, run_jobs
 from necklace.run.folder import RunBusy

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch import nn
 
 from necklace.build import built
-from necklace.run.costs import part_cost
+from necklace.run.costs import part_cost, part_params
 from necklace.study.study_file import MATCH_WITHIN
 
 
@@ -27,15 +28,22 @@ def matched_width(own: dict[str, Any], target: dict[str, Any], what: str, name: 
     model, size = built(target)
     # The backbone is the same in all rows, which the table checks, and is run once; only necks are counted.
     backbone = model.backbone.eval()
-    _, features = part_cost(backbone, torch.zeros(1, 3, *size))
-    wanted = getattr(part_cost(model.neck.eval(), features)[0], what)
+
+    @cache
+    def features() -> torch.Tensor:
+        return part_cost(backbone, torch.zeros(1, 3, *size))[1]
+
+    def cost(neck: nn.Module) -> int:
+        return part_params(neck) if what == "params" else part_cost(neck.eval(), features())[0].macs
+
+    wanted = cost(model.neck)
     if "width" not in own["neck"]:
         raise ValueError(f"row '{name}': only a neck with an option neck.width can be matched, such as conv")
 
     @cache
     def count(width: int) -> int:
         neck = instantiate(OmegaConf.create(own["neck"] | {"width": width}), channels=backbone.out_channels)
-        return getattr(part_cost(neck.eval(), features)[0], what)
+        return cost(neck)
 
     low, high = 1, 2
     while count(high) < wanted:

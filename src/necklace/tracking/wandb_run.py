@@ -7,6 +7,9 @@ its last rows; a resumed run therefore starts another file, with a number after 
 
 import os
 import ssl
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from threading import Thread
@@ -51,25 +54,27 @@ def open_run(folder: Path, run_id: str, mode: str, finish_s: float, **about: Any
         number = max((run_number(file) for file in run_files(folder)), default=0) + 1
         try:
             _leave_dead_service()
-            run = wandb.init(
-                id=run_id if number == 1 else f"{run_id}-{number}",
-                dir=str(folder),
-                mode=attempt,  # pyright: ignore[reportArgumentType]
-                # Otherwise W&B would return a run that is still active, such as a failed one's, and lose the new config.
-                reinit="finish_previous",
-                settings=wandb.Settings(
-                    console="off",
-                    silent=True,
-                    git_commit=git["sha"] if git else None,
-                    disable_git=git is None,
-                    init_timeout=INIT_S,
-                    finish_timeout=finish_s,
-                    finish_timeout_raises=True,
-                    x_graphql_retry_max=1,
-                    x_graphql_retry_wait_max_seconds=1,
-                ),
-                **about,
+            settings = wandb.Settings(
+                console="off",
+                silent=True,
+                git_commit=git["sha"] if git else None,
+                disable_git=git is None,
+                init_timeout=INIT_S,
+                finish_timeout=finish_s,
+                finish_timeout_raises=True,
+                x_graphql_retry_max=1,
+                x_graphql_retry_wait_max_seconds=1,
             )
+            with _without_launch():
+                run = wandb.init(
+                    id=run_id if number == 1 else f"{run_id}-{number}",
+                    dir=str(folder),
+                    mode=attempt,  # pyright: ignore[reportArgumentType]
+                    # Otherwise W&B would return a run that is still active, such as a failed one's, and lose the new config.
+                    reinit="finish_previous",
+                    settings=settings,
+                    **about,
+                )
         except Exception as error:  # W&B raises what its own process and its libraries raise, not only its own errors
             words = f"{error}".partition("\n")[0].replace("<no message>", "") or type(error).__name__
             if attempt == "offline":
@@ -82,6 +87,21 @@ def open_run(folder: Path, run_id: str, mode: str, finish_s: float, **about: Any
             (Path(run.dir).parent / UPLOADING).touch()
         return run
     return None
+
+
+@contextmanager
+def _without_launch() -> Iterator[None]:
+    """Within it, a new run does not ask W&B Launch for its inputs, unless somebody uses it: to ask, it is imported, for 1 s."""
+    step: str = "_detect_and_apply_job_inputs"
+    if "wandb.sdk.launch" in sys.modules or not hasattr(wandb.Run, step):
+        yield
+        return
+    before = getattr(wandb.Run, step)
+    setattr(wandb.Run, step, lambda run: None)
+    try:
+        yield
+    finally:
+        setattr(wandb.Run, step, before)
 
 
 def arrived(folder: Path) -> bool:

@@ -13,8 +13,8 @@ import wandb
 from rich.console import Console
 
 from necklace.atomic import write_whole
-from necklace.build import ALIASES
 from necklace.identity import shown
+from necklace.parts import ALIASES
 from necklace.results.table import TableText
 from necklace.study.plan import Plan
 from necklace.study.status import RunStatus

@@ -53,8 +53,9 @@ def test_boxes_are_those_of_the_runs_own_test(trained: Path, loaded: LoadedRun, 
     assert test.boxes is not None
     images = []
     for index, (found, shape) in enumerate(zip(loaded.predict(files), test.shapes.tolist(), strict=True)):
-        true = (each.numpy() for each in test.boxes.of(index))
-        images.append(ImageBoxes(index, *shape, *true, found.boxes.numpy(), found.scores.numpy(), found.classes.numpy()))
+        (height, width), (true, classes, flags) = shape, (each.numpy() for each in test.boxes.of(index))
+        own = found.boxes.numpy(), found.scores.numpy(), found.classes.numpy()
+        images.append(ImageBoxes(index, height, width, true, classes, flags, *own))
         assert (found.scores.diff() <= 0).all()
     metrics = Evidence.joined([evidence_of(images, 2)], len(images)).metrics(loaded.classes)
     recorded = read_record(trained / "record.json").metrics
@@ -99,7 +100,8 @@ def predict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
         main()
     except SystemExit as stop:
         code = stop.code
-    return *capsys.readouterr(), code
+    out, err = capsys.readouterr()
+    return out, err, code
 
 
 def test_rows(
@@ -162,12 +164,10 @@ def test_files_for_other_programs(trained: Path, files: list[Path], tmp_path: Pa
         batch = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(height))
         with torch.no_grad():
             expected = Plain(loaded.model)(batch)
-        others: list[Any] = session.run(["scores", "boxes"], {"images": batch.numpy()})
-        for own, other in zip(expected, others, strict=True):
-            np.testing.assert_allclose(other, own.numpy(), rtol=1e-4, atol=1e-4)
+        for own, other in zip(expected, session.run(["scores", "boxes"], {"images": batch.numpy()}), strict=True):
+            np.testing.assert_allclose(np.asarray(other), own.numpy(), rtol=1e-4, atol=1e-4)
     # Non-maximum suppression from the JSON's words and numbers alone gives what the run predicts.
-    outputs: list[Any] = session.run(["scores", "boxes"], {"images": loaded.preprocess(files[1]).numpy()})
-    scores, boxes = outputs
+    scores, boxes = map(np.asarray, session.run(["scores", "boxes"], {"images": loaded.preprocess(files[1]).numpy()}))
     rule, (found,) = about["postprocessing"], loaded.predict(files[1])
     height, width = loaded.preprocess(files[1]).shape[2:]
     where = torch.from_numpy(boxes[0]).clamp(min=0).minimum(torch.tensor([width, height] * 2))

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import wandb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from necklace.code_version import git_state
 from necklace.diagnostics.gate_callback import COLUMNS, _drawable, log
@@ -21,10 +23,10 @@ from necklace.record import Record
 from necklace.run.history import History
 from necklace.run.runner import RunFailed
 from necklace.tasks import Task
-from necklace.tracking.wandb_logger import WandbRunLogger, project_name, run_tags
+from necklace.tracking.wandb_logger import WandbRunLogger, project_name, run_tags, wandb_logger
 from necklace.tracking.wandb_run import UPLOADING, run_files, run_number, unsynced
 from tests import wandb_files
-from tests.conftest import SMALL
+from tests.conftest import SMALL, synthetic_record
 from tests.test_diagnostics_gate_stats import CLASSES, LAYERS, batches, network, watched
 from tests.wandb_files import ROOT, UNREACHABLE, by_epoch, command, finished_files, read
 
@@ -240,6 +242,47 @@ def test_a_wandb_that_breaks_down_when_it_starts_does_not_stop_the_run(
 def test_close_without_an_active_run_says_nothing(tmp_path: Path) -> None:
     logger = WandbRunLogger(Fake(), tmp_path)  # pyright: ignore[reportArgumentType]
     assert logger.close(None, None, tmp_path) is None
+
+
+def test_boxes_are_overlays_that_wandb_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = tmp_path / "pictures"
+    (pictures / "images").mkdir(parents=True)
+    images = []
+    for number, (width, height) in enumerate([(40, 30), (20, 50)]):
+        Image.new("RGB", (width, height), "grey").save(pictures / "images" / f"{number}.png")
+        true = [[1.5, 2, 10, 12, 0, 0], [3, 4, 9, 9, 1, 1]]
+        boxes = {"true": true, "found": [[1, 2, 11.25, 12, 1, 0.75]] if number else []}
+        images.append({"name": f"{number}\udcff.png", "file": f"images/{number}.png"} | boxes)
+    content = {"boxes": {"classes": ["cat", "dog"], "images": images}}
+    (pictures / "pictures.json").write_text(json.dumps(content))
+    record = synthetic_record(["neck=none"], 0, np.ones(5, bool))
+    folder = tmp_path / "x_s0_0123abcdef"
+    logger = wandb_logger(
+        "boxes", "offline", folder=folder, config=record.config, choices=record.choices, overrides=["neck=none"]
+    )
+    assert logger is not None
+    said = logger.close(record, None, pictures)
+    assert "W&B run (offline)" in (said or "")
+    (file,) = finished_files(folder)
+    summary = read(file)["summary"]
+    for number, each in enumerate(images):
+        assert summary[f"pictures/boxes_{number}._type"] == "image-file"
+        found = {}
+        for layer in ("ground_truth", "predictions"):
+            if f"pictures/boxes_{number}.boxes.{layer}.path" in summary:
+                path = file.parent / "files" / summary[f"pictures/boxes_{number}.boxes.{layer}.path"]
+                found[layer] = json.loads(path.read_text())
+                assert found[layer]["class_labels"] == {"0": "cat", "1": "dog"}
+        first, second = found["ground_truth"]["box_data"]
+        assert first["position"] == {"minX": 1.5, "minY": 2, "maxX": 10, "maxY": 12}
+        assert (first["class_id"], first["box_caption"], first["domain"]) == (0, "cat", "pixel")
+        assert second["box_caption"] == "dog (does not count)"
+        predicted = found["predictions"]["box_data"]
+        assert len(predicted) == len(each["found"])
+        for box in predicted:
+            assert box["scores"] == {"score": 0.75}
+            assert box["box_caption"] == "dog 0.75"
+    assert "do not match" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("logger", ["none", "[csv,tensorboard,mlflow]"])

@@ -14,7 +14,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Draw the pictures into the run's folder and print their numbers."""
     parser = argparse.ArgumentParser(
         prog="necklace inspect",
-        description="Draw a finished run's receptive field, gates and confusion matrix into its pictures/, with their numbers.",
+        description="Draw a finished run's receptive field, gates and confusion matrix, or the boxes that it finds and their"
+        " errors, into its pictures/, with their numbers.",
     )
     parser.add_argument("folder", type=Path, help="the run's folder, outputs/STUDY/RUN")
     parser.add_argument("--trust", metavar="DIR", help="folder of your own classes that the run uses; their code runs")

@@ -15,14 +15,15 @@ def main(arguments: list[str] | None = None) -> None:
     """Write the predictions, and say on stderr which images could not be read; then the exit code is 1."""
     parser = argparse.ArgumentParser(
         prog="necklace predict",
-        description="Predict images with a finished run: the predicted class and the probability of each class. Images may have"
-        " any size; they are brought to the run's as its test images were. An image that cannot be read is named on stderr, the"
-        " others are predicted, and the exit code is 1.",
+        description="Predict images with a finished run: the predicted class and the probability of each class, or the boxes of"
+        " a run that finds objects. Images may have any size; they are brought to the run's as its test images were. An image"
+        " that cannot be read is named on stderr, the others are predicted, and the exit code is 1.",
     )
     parser.add_argument("run", type=Path, help="the run's folder, outputs/STUDY/RUN")
     parser.add_argument("images", nargs="+", help="image files, and folders of them")
     parser.add_argument("--format", choices=FORMATS, help="csv or json; without it, the ending of --out decides, else csv")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write here instead of to the screen")
+    parser.add_argument("--score", type=float, metavar="S", help="lowest score of a box, 0 to 1; without it 0.3")
     parser.add_argument("--device", default="cpu", help="cpu (the default), cuda, ...")
     parser.add_argument("--trust", metavar="DIR", help="folder of your own classes that the run uses; their code runs")
     given = parser.parse_args(arguments)
@@ -36,6 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Here, not to explain the command, as torch takes its time.
     with at_once(ENDED):  # some of these would swallow Ctrl-C
         from necklace.inference import load
+        from necklace.inference.box_prediction import LEAST, boxes_predicted
         from necklace.inference.prediction import predicted
 
     try:
@@ -44,7 +46,14 @@ def main(arguments: list[str] | None = None) -> None:
             run.model.to(given.device)
         except (RuntimeError, AssertionError) as error:  # torch's, on a device that it does not know or that is not there
             raise ValueError(f"--device={given.device}: {str(error).splitlines()[0]}") from error
-        predictions = predicted(run, given.images)
+        if given.score is not None and not run.model.dense:
+            raise ValueError(
+                f"--score={given.score:g}: only where a run finds boxes; this one gives a probability of each class"
+            )
+        if run.model.dense:
+            predictions = boxes_predicted(run, given.images, LEAST if given.score is None else given.score)
+        else:
+            predictions = predicted(run, given.images)
         text = predictions.text(form)
         if given.out:
             write_whole(given.out, text)

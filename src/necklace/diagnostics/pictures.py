@@ -1,4 +1,4 @@
-"""Pictures of one finished run: receptive fields, gates, confusion matrix, and accuracy by image size.
+"""Pictures of one finished run: receptive fields, gates, confusion matrix or boxes, and accuracy by image size.
 
 Everything is computed on the CPU from the files in the run's folder: the trained weights from its checkpoint, the initial ones
 built again from its seed. The images are the same in all runs that share their data. The same run gives the same bytes.
@@ -18,6 +18,7 @@ from necklace.atomic import write_whole
 from necklace.data.augment import normalise
 from necklace.data.datamodule import DataModule
 from necklace.data.images import ImageSet
+from necklace.diagnostics.box_pictures import box_pictures
 from necklace.diagnostics.focal import context_names, focal_layers, focal_parts
 from necklace.diagnostics.plots import LayerMaps, draw_confusion, draw_gates, draw_receptive_fields, draw_sizes
 from necklace.diagnostics.receptive_field import (
@@ -73,8 +74,12 @@ def draw_run(folder: Path, trust: str | Path | None = None, own: bool = False) -
         title = "gates" if len(layers) == 1 else f"gates_{number}"
         figures[title] = draw_gates(name, contexts, [inputs[k][0] for k in shown], of_layer)
 
-    confusion = None
-    if val.labels.ndim == 1:
+    confusion = found = None
+    images: dict[str, bytes] = {}
+    if run.models["after"].dense:
+        boxes = box_pictures(run.models["after"], run.data)
+        figures, images, found = figures | boxes.figures, boxes.images, boxes.numbers
+    elif val.labels.ndim == 1:
         split = "test" if "test" in run.data.splits else "val"
         counts = confusion_matrix(run.models["after"], run.data, split)
         confusion = {"split": split, "classes": list(run.data.classes), "counts": counts.tolist()}
@@ -96,11 +101,12 @@ def draw_run(folder: Path, trust: str | Path | None = None, own: bool = False) -
             for name, contexts in layers.items()
         },
         "confusion": confusion,
+        "boxes": found and {"classes": list(run.data.classes)} | found,
         "by_size": by_size,
         "pictures": [f"{name}.png" for name in figures],
         "notes": notes,
     }
-    _write(folder / "pictures", figures, numbers)
+    _write(folder / "pictures", figures, images, numbers)
     return _lines(folder, numbers)
 
 
@@ -176,7 +182,7 @@ def confusion_matrix(model: Model, data: DataModule, split: Any) -> Tensor:
 
 def accuracy_by_size(record: Record) -> dict[str, Any]:
     """The test metric at each further side that the run evaluated: `metric`, `sides` in pixels, ascending, and `values`."""
-    metric = next((name for name in ("test/acc", "test/map") if name in record.metrics), "test/acc")
+    metric = next((name for name in ("test/acc", "test/map", "test/box_map") if name in record.metrics), "test/acc")
     sides = sorted(int(name.partition("@")[2]) for name in record.metrics if name.startswith(f"{metric}@"))
     return {"metric": metric, "sides": sides, "values": [record.metrics[f"{metric}@{side}"] for side in sides]}
 
@@ -207,17 +213,17 @@ def _receptive_fields(
     return numbers, found
 
 
-def _write(folder: Path, figures: dict[str, Figure], numbers: dict[str, Any]) -> None:
-    """Write the pictures, then the numbers, and remove earlier pictures that are not among them."""
+def _write(folder: Path, figures: dict[str, Figure], images: dict[str, bytes], numbers: dict[str, Any]) -> None:
+    """Write the pictures and the images in them, then the numbers, and remove earlier files that are not among them."""
     files: dict[str, str | bytes] = {f"{name}.png": saved(figure, name, "png") for name, figure in figures.items()}
     # Escaped, as a class name from a folder may hold characters that no encoding can write.
-    files["pictures.json"] = json.dumps(numbers, indent=1, allow_nan=False) + "\n"
-    folder.mkdir(exist_ok=True)
+    files |= images | {"pictures.json": json.dumps(numbers, indent=1, allow_nan=False) + "\n"}
     for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_whole(folder / name, content)
-    for pattern in ("gates*.png", "confusion.png", "sizes.png"):
+    for pattern in ("gates*.png", "confusion.png", "sizes.png", "images/*.png"):
         for path in folder.glob(pattern):
-            if path.name not in files:
+            if path.relative_to(folder).as_posix() not in files:
                 path.unlink()
 
 
@@ -240,6 +246,9 @@ def _lines(folder: Path, numbers: dict[str, Any]) -> list[str]:
         for stage in [stage for stage in ("before", "after") if stage in found]:
             shares = ", ".join(f"{c} {share:.1%}" for c, share in zip(found["contexts"], found[stage], strict=True))
             lines.append(f"contributions in {name} {stage} training: {shares}")
+    if numbers["boxes"]:
+        parts = [f"{kind} {100 * each['gain']:.1f}" for kind, each in numbers["boxes"]["errors"].items()]
+        lines.append(f"points of {numbers['boxes']['split']} mAP50 if one kind of error were fixed: {', '.join(parts)}")
     return lines + [f"note: {note}" for note in numbers["notes"]]
 
 

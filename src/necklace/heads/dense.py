@@ -150,6 +150,6 @@ def _points(x: Tensor, stride: int) -> tuple[Tensor, Tensor]:
     """The points of a map [B, C, h, w] in pixels, x and y, float32 [h * w, 2], and its stride for each, [h * w]."""
     height, width = x.shape[2:]
     rows, columns = (torch.arange(size, device=x.device) for size in (height, width))
-    grid = torch.stack([columns.repeat(height), rows.repeat_interleave(width)], 1)
-    points = (grid + 0.5) * stride
+    grid = torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)], 2)
+    points = (grid.flatten(0, 1) + 0.5) * stride
     return points, torch.full_like(points[:, 0], stride)

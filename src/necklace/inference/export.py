@@ -21,10 +21,12 @@ from necklace.atomic import write_whole
 from necklace.data.files import readable
 from necklace.data.glyphs import Glyphs
 from necklace.data.images import SPLIT_NAMES, ImageSet
-from necklace.inference.formats import ENDINGS, INPUT, OUTPUT, missing_packages, read_model, write_model
+from necklace.inference.formats import ENDINGS, INPUT, Plain, missing_packages, read_model, write_model
 from necklace.inference.loaded import LoadedRun
+from necklace.tasks.detection import CANDIDATES, LEAST_SCORE, MOST, OVERLAP
 
-# Between the model's predictions and those of the file; and between logits, as a share of the largest one above 1.
+# Between the model's predictions and those of the file; and between logits, as a share of the largest one above 1, or between
+# the corners of boxes, as a share of the image's longer side.
 TOLERANCE = 1e-4
 IMAGES = 100
 BATCH = 10
@@ -37,9 +39,10 @@ class Agreement:
     Attributes:
         images: The images in words: how many, and where they come from.
         sizes: Heights and widths at which they were compared.
-        probabilities: Largest difference between probabilities.
-        logits: Largest difference between logits.
-        scale: Largest absolute logit.
+        probabilities: Largest difference between probabilities, or between scores of boxes.
+        logits: Largest difference between logits; of a run that finds objects between corners of boxes, in pixels.
+        scale: What a difference between logits or corners is held against.
+        what: What is compared: two words.
     """
 
     images: str
@@ -47,6 +50,7 @@ class Agreement:
     probabilities: float
     logits: float
     scale: float
+    what: tuple[str, str] = ("a probability", "a logit")
 
     @property
     def holds(self) -> bool:
@@ -55,7 +59,7 @@ class Agreement:
 
     def __str__(self) -> str:
         """One line."""
-        differences = f"largest difference {self.probabilities:.1e} in a probability, {self.logits:.1e} in a logit"
+        differences = f"largest difference {self.probabilities:.1e} in {self.what[0]}, {self.logits:.1e} in {self.what[1]}"
         return f"{self.images}, at {len(self.sizes)} sizes: {differences} (allowed {TOLERANCE:g})"
 
 
@@ -107,18 +111,19 @@ def export_run(run: LoadedRun, form: str, path: Path | None = None) -> list[str]
         write_whole(path.with_name(f"{path.name}.json"), json.dumps(about, indent=1, ensure_ascii=False) + "\n")
         os.replace(made, path)
     fixed = [] if refusal is None else [f"height and width are fixed at {example[0]}x{example[1]}: {refusal}"]
-    what = f"{INPUT} float32 [N, 3, H, W] to {OUTPUT} [N, {len(run.classes)}]" if form != "safetensors" else "the weights"
+    shapes = " and ".join(f"{each['name']} [{', '.join(map(str, each['shape']))}]" for each in _outputs(run))
+    what = f"{INPUT} float32 [N, 3, H, W] to {shapes}" if form != "safetensors" else "the weights"
     return [f"{path}: {what}", f"{path}.json: pre-processing, classes, origin", *fixed, f"checked on {found}"]
 
 
 def _about(run: LoadedRun, form: str, size: tuple[int, int] | None) -> dict[str, Any]:
     """What a file's JSON says; `size` is the only height and width, or None where they are free."""
     record = run.record
-    activation = "softmax over the K classes" if run.one_label else "sigmoid of each; above 0.5 the class is in the image"
+    outputs = _outputs(run)
     return {
         "format": form,
         "input": {"name": INPUT, "type": "float32", "shape": ["N", 3, *(size or ("H", "W"))]},
-        "output": {"name": OUTPUT, "type": "float32", "shape": ["N", len(run.classes)], "probabilities": activation},
+        **({"outputs": outputs, "postprocessing": _postprocessing()} if run.model.dense else {"output": outputs[0]}),
         "classes": list(run.classes),
         "task": record.choices["task"],
         "preprocessing": run.preprocessing.described(),
@@ -129,6 +134,32 @@ def _about(run: LoadedRun, form: str, size: tuple[int, int] | None) -> dict[str,
         "uncommitted_changes": None if record.git is None else record.git["dirty"],
         "metrics": record.metrics,
         "model": {name: record.config[name] for name in ("backbone", "neck", "head")},
+    }
+
+
+def _outputs(run: LoadedRun) -> list[dict[str, Any]]:
+    """What a file gives, ready for JSON."""
+    classes = len(run.classes)
+    if not run.model.dense:
+        activation = "softmax over the K classes" if run.one_label else "sigmoid of each; above 0.5 the class is in the image"
+        return [{"name": "logits", "type": "float32", "shape": ["N", classes], "probabilities": activation}]
+    frame = "x0, y0, x1, y1 in pixels of the input, from its upper left corner; they may reach beyond it"
+    return [
+        {"name": "scores", "type": "float32", "shape": ["N", "A", classes], "words": "of each class at A places, in (0, 1)"},
+        {"name": "boxes", "type": "float32", "shape": ["N", "A", 4], "words": frame},
+    ]
+
+
+def _postprocessing() -> dict[str, Any]:
+    """What `necklace.load(RUN).predict` does with the scores and boxes of an image, ready for JSON."""
+    return {
+        "least_score": LEAST_SCORE,
+        "candidates": CANDIDATES,
+        "iou": OVERLAP,
+        "most": MOST,
+        "words": "clip boxes to the input; of all places and classes with a score above least_score and boxes with an area,"
+        " take the best candidates; of two boxes of a class that overlap by more than iou, leave out the worse; keep the"
+        " best most; scale x by width and y by height of the image over those of the input",
     }
 
 
@@ -182,18 +213,30 @@ def _images(run: LoadedRun) -> tuple[list[Tensor], str]:
     return [drawn.image(index) for index in range(len(drawn))], f"drawn for the purpose, as the run's cannot be read ({reason})"
 
 
-def _compared(run: LoadedRun, written: Callable[[Tensor], Tensor], batches: Iterable[Tensor], images: str) -> Agreement:
+def _compared(
+    run: LoadedRun, written: Callable[[Tensor], tuple[Tensor, ...]], batches: Iterable[Tensor], images: str
+) -> Agreement:
     """Compare a file's function with the model's on batches float32 [B, 3, H, W]; `images` says in words what they are."""
+    plain = Plain(run.model)
     sizes: dict[tuple[int, int], None] = {}
     differences, scale = [], 0.0
     for batch in batches:
+        height, width = batch.shape[2:]
         with torch.no_grad():
-            expected, logits = run.model(batch), written(batch)
-        sizes[batch.shape[2], batch.shape[3]] = None
-        differences.append([(run.activated(logits) - run.activated(expected)).abs().max(), (logits - expected).abs().max()])
-        scale = max(scale, float(expected.abs().max()))
+            pairs = zip(plain(batch), written(batch), strict=True)
+            (due, found), *corners = ((expected.float(), other.float()) for expected, other in pairs)
+        sizes[height, width] = None
+        if corners:  # of boxes, clipped to the image as they are used
+            ends = torch.tensor([width, height] * 2)
+            own, others = (boxes.clamp(min=0).minimum(ends) for boxes in corners[0])
+            differences.append([(found - due).abs().max(), (others - own).abs().max()])
+            scale = max(scale, height, width)
+        else:
+            differences.append([(run.activated(found) - run.activated(due)).abs().max(), (found - due).abs().max()])
+            scale = max(scale, float(due.abs().max()))
     probabilities, of_logits = torch.tensor(differences).amax(0).tolist()  # NaN, where there is one
-    return Agreement(images, tuple(sizes), probabilities, of_logits, scale)
+    what = ("a score", "a corner of a box in pixels") if run.model.dense else Agreement.what
+    return Agreement(images, tuple(sizes), probabilities, of_logits, scale, what)
 
 
 def _batches(run: LoadedRun, images: list[Tensor], others: list[tuple[int, int]]) -> Iterator[Tensor]:

@@ -15,7 +15,29 @@ from necklace.heads import Pyramid
 from necklace.model import Model
 
 ENDINGS = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
-INPUT, OUTPUT, KEY = "images", "logits", "necklace"
+INPUT, KEY = "images", "necklace"
+
+
+class Plain(nn.Module):
+    """A model whose outputs are plain tensors, as they are in a file.
+
+    Args:
+        model: The model.
+
+    Attributes:
+        outputs: Their names: `logits` [B, K]; of a model that finds objects `scores` [B, A, K], in (0, 1), and `boxes`
+            [B, A, 4], before non-maximum suppression.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+        self.outputs = ("scores", "boxes") if model.dense else ("logits",)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map images [B, 3, H, W] to the outputs."""
+        found = self.model(images)
+        return (found.scores.sigmoid(), found.boxes) if self.model.dense else (found,)
 
 
 def write_model(model: Model, form: str, example: Tensor, dynamic: bool, about: dict[str, Any], path: Path) -> None:
@@ -38,27 +60,27 @@ def write_model(model: Model, form: str, example: Tensor, dynamic: bool, about: 
     elif form == "torchscript":
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # torch calls this format deprecated; whether a size is frozen, the check finds out
-            traced = torch.jit.trace(model, example, check_trace=False)
+            traced = torch.jit.trace(Plain(model) if model.dense else model, example, check_trace=False)
             torch.jit.save(traced, str(path), {f"{KEY}.json": text})
     else:
         free = torch.export.Dim.DYNAMIC
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's, about itself
             program: Any = torch.onnx.export(
-                _for_onnx(model),
+                _for_onnx(model) if not model.dense else Plain(model).eval(),
                 (example,),
                 dynamo=True,
                 dynamic_shapes=({0: free, 2: free, 3: free} if dynamic else {0: free},),
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=list(Plain(model).outputs),
                 verbose=False,
             )
         program.model.metadata_props[KEY] = text
         program.save(str(path))
 
 
-def read_model(model: Model, form: str, path: Path) -> Callable[[Tensor], Tensor]:
-    """The function of a written model, float32 [B, 3, H, W] to [B, K].
+def read_model(model: Model, form: str, path: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """The function of a written model, from float32 [B, 3, H, W] to the outputs of `Plain`.
 
     Args:
         model: The model that was written; a format that holds weights alone is read into a copy of it.
@@ -72,15 +94,17 @@ def read_model(model: Model, form: str, path: Path) -> Callable[[Tensor], Tensor
         for value in blank.state_dict().values():
             value.zero_()
         blank.load_state_dict(load_file(path))
-        return blank
+        return Plain(blank)
     if form == "torchscript":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.jit.load(str(path))
+            loaded = torch.jit.load(str(path))
+        return loaded if model.dense else lambda images: (loaded(images),)
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.contiguous().numpy()})[0])
+    names = list(Plain(model).outputs)
+    return lambda images: tuple(map(torch.from_numpy, session.run(names, {INPUT: images.contiguous().numpy()})))
 
 
 def missing_packages(form: str) -> list[str]:

@@ -1,10 +1,10 @@
 """`necklace.load`: a finished run's model, ready to be used. Its data is not needed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from hydra.errors import InstantiationException
@@ -20,9 +20,19 @@ from necklace.inference.trained_run import finished_record, with_trained_weights
 from necklace.inference.trust import check_targets, trusted
 from necklace.model import Model
 from necklace.record import Record
+from necklace.tasks.detection import Detections, detections
 
 # Resized images that wait for others of their shape, at most, in batches.
 WAITING = 16
+
+
+class _Waiting(NamedTuple):
+    """An image at the run's size, uint8 [H, W, 3], its position among those given, and its own height and width in pixels."""
+
+    pixels: Tensor
+    position: int
+    height: int
+    width: int
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,8 @@ class LoadedRun:
     Attributes:
         folder: Its folder.
         record: Its record.
-        model: Images float32 [B, 3, H, W], as `preprocess` gives them, to logits [B, K]; in evaluation mode.
+        model: Images float32 [B, 3, H, W], as `preprocess` gives them, to logits [B, K], or to `heads.Dense` where
+            `model.dense`; in evaluation mode.
         classes: Names of the K classes.
         preprocessing: From pixels to the model's input.
         one_label: Whether an image has exactly one label (softmax) or any number of them (sigmoid).
@@ -87,21 +98,25 @@ class LoadedRun:
         pixels = next(decoded([image], self.preprocessing.max_pixels))
         return self.preprocessing.normalised(self.preprocessing.sized(pixels)[None])
 
-    def predict(self, images: Input | Iterable[Input]) -> Tensor:
-        """The probability of each class for each image.
+    def predict(self, images: Input | Iterable[Input]) -> Any:
+        """What the run says of each image.
 
         Args:
             images: As for `preprocess`, one or a list, of any sizes; an array or tensor [N, h, w, 3] is N images.
 
         Returns:
-            float32 [N, K], on the CPU, in the images' order. With one label an image its K values sum to 1; else each is the
-            probability that the class is in the image.
+            The probability of each class, float32 [N, K], on the CPU, in the images' order. With one label an image its K
+            values sum to 1; else each is the probability that the class is in the image.
+            Of a run that finds objects, a list of `Detections`, one for each image: `boxes` float32 [D, 4] in pixels of the
+            image as it was given, upright by EXIF; `scores` float32 [D], falling; `classes` int64 [D], places in `classes` of
+            the run. All that the run's test counts, so that many have low scores.
 
         Raises:
             FileNotFoundError: As `preprocess`.
             ValueError: As `preprocess`.
         """
-        return self.probabilities(decoded(listed(images), self.preprocessing.max_pixels))[0]
+        pixels = decoded(listed(images), self.preprocessing.max_pixels)
+        return (self.found if self.model.dense else self.probabilities)(pixels)[0]
 
     def probabilities(self, images: Iterable[Tensor | str]) -> tuple[Tensor, dict[int, str]]:
         """Predict images as they are decoded, with no more of them in memory than a few batches.
@@ -112,38 +127,60 @@ class LoadedRun:
         Returns:
             float32 [N, K], NaN where an image cannot be read; and the reasons by the images' positions.
         """
-        batch_size = int(self.record.config["batch_size"])
         problems: dict[int, str] = {}
-        waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
         rows: dict[int, Tensor] = {}
-        held = total = 0
+        for group, logits in self._outputs(images, problems):
+            rows |= dict(zip((each.position for each in group), self.activated(logits.float()).cpu(), strict=True))
+        result = torch.full((len(rows) + len(problems), len(self.classes)), torch.nan)
+        for position, row in rows.items():
+            result[position] = row
+        return result, problems
+
+    def found(self, images: Iterable[Tensor | str]) -> tuple[list[Detections], dict[int, str]]:
+        """Find the objects in images as they are decoded, of a run that finds objects.
+
+        Args:
+            images: As for `probabilities`.
+
+        Returns:
+            What is found in each image, see `predict`; nothing where it cannot be read; and the reasons by position.
+        """
+        problems: dict[int, str] = {}
+        rows: dict[int, Detections] = {}
+        for group, outputs in self._outputs(images, problems):
+            height, width = group[0].pixels.shape[:2]
+            for each, own in zip(group, detections(outputs, (height, width)), strict=True):
+                scale = torch.tensor([each.width / width, each.height / height] * 2)
+                rows[each.position] = own._replace(boxes=own.boxes * scale)
+        nothing = Detections(torch.empty(0, 4), torch.empty(0), torch.empty(0, dtype=torch.int64))
+        return [rows.get(position, nothing) for position in range(len(rows) + len(problems))], problems
+
+    def _outputs(self, images: Iterable[Tensor | str], problems: dict[int, str]) -> Iterator[tuple[list[_Waiting], Any]]:
+        """Batches of images of one shape with the model's output; why an image cannot be read goes to `problems`."""
+        batch_size = int(self.record.config["batch_size"])
+        waiting: dict[tuple[int, ...], list[_Waiting]] = {}
+        held = 0
         for position, image in enumerate(images):
-            total += 1
             if isinstance(image, str):
                 problems[position] = of_the_run(image)
                 continue
             sized = self.preprocessing.sized(image)
             group = waiting.setdefault(tuple(sized.shape), [])
-            group.append((position, sized))
+            group.append(_Waiting(sized, position, int(image.shape[0]), int(image.shape[1])))
             held += 1
             if len(group) == batch_size or held == WAITING * batch_size:
-                fullest = max(waiting, key=lambda shape: len(waiting[shape]))
-                held -= len(waiting[fullest])
-                rows |= self._predicted(waiting.pop(fullest))
+                fullest = waiting.pop(max(waiting, key=lambda shape: len(waiting[shape])))
+                held -= len(fullest)
+                yield fullest, self._output(fullest)
         for group in waiting.values():
-            rows |= self._predicted(group)
-        result = torch.full((total, len(self.classes)), torch.nan)
-        for position, row in rows.items():
-            result[position] = row
-        return result, problems
+            yield group, self._output(group)
 
-    def _predicted(self, images: list[tuple[int, Tensor]]) -> dict[int, Tensor]:
-        """Position to probabilities [K] of images of one shape."""
+    def _output(self, images: list[_Waiting]) -> Any:
+        """What the model gives for images of one shape."""
         device = next(self.model.parameters()).device
-        batch = self.preprocessing.normalised(torch.stack([image for _, image in images]).to(device))
+        batch = self.preprocessing.normalised(torch.stack([image.pixels for image in images]).to(device))
         with torch.inference_mode(), self._precision(device):
-            logits = self.model(batch)
-        return dict(zip((position for position, _ in images), self.activated(logits.float()).cpu(), strict=True))
+            return self.model(batch)
 
     def activated(self, logits: Tensor) -> Tensor:
         """The probabilities of logits, both float32 [N, K]."""

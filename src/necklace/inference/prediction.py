@@ -71,13 +71,41 @@ class Predictions:
 
 
 def predicted(run: LoadedRun, places: Sequence[str]) -> Predictions:
-    """Predict all images of files and folders, each folder with the folders in it, in the order of their paths.
-
-    In a folder, a file counts as an image by the ending of its name; what is hidden, or a file manager's, does not count.
+    """Predict all images of files and folders, see `image_files`; the run gives probabilities.
 
     Args:
         run: The run.
         places: Files and folders.
+
+    Raises:
+        FileNotFoundError: One of them does not exist.
+        ValueError: There is no image.
+    """
+    names, passed_over = image_files(places)
+    files = [File(name, name, max_pixels=run.preprocessing.max_pixels) for name in names]
+    probabilities, problems = run.probabilities(decode_files(files))
+    shown = [readable(name) for name in names]
+    good = [number for number in range(len(shown)) if number not in problems]
+    return Predictions(
+        run.classes,
+        tuple(shown[number] for number in good),
+        probabilities[good],
+        run.one_label,
+        {shown[number]: readable(reason) for number, reason in sorted(problems.items())},
+        passed_over,
+    )
+
+
+def image_files(places: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The images of files and folders, each folder with the folders in it, in the order of their paths.
+
+    In a folder, a file counts as an image by the ending of its name; what is hidden, or a file manager's, does not count.
+
+    Args:
+        places: Files and folders.
+
+    Returns:
+        Their paths, each once, and sentences on what in the folders is no image.
 
     Raises:
         FileNotFoundError: One of them does not exist.
@@ -98,18 +126,7 @@ def predicted(run: LoadedRun, places: Sequence[str]) -> Predictions:
     if not names:
         given, endings = " ".join(map(readable, places)), ", ".join(sorted(EXTENSIONS))
         raise ValueError(f"{given}: no image there; in a folder, an image's name ends in {endings}")
-    files = [File(name, name, max_pixels=run.preprocessing.max_pixels) for name in names]
-    probabilities, problems = run.probabilities(decode_files(files))
-    shown = [readable(name) for name in names]
-    good = [number for number in range(len(shown)) if number not in problems]
-    return Predictions(
-        run.classes,
-        tuple(shown[number] for number in good),
-        probabilities[good],
-        run.one_label,
-        {shown[number]: readable(reason) for number, reason in sorted(problems.items())},
-        tuple(passed_over),
-    )
+    return list(names), tuple(passed_over)
 
 
 def _images_below(folder: str) -> tuple[list[str], int]:

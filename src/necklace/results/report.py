@@ -49,6 +49,9 @@ _PICTURES = {
     "receptive_field": "weight of each pixel in the middle of the feature map",
     "gates": "gates over images of val, before and after training",
     "confusion": "confusion matrix",
+    "detections": "true and predicted boxes",
+    "precision_recall": "precision against recall, at an IoU of 0.5",
+    "errors": "what each kind of error costs (Bolya et al. 2020)",
 }
 
 

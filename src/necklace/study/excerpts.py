@@ -11,7 +11,7 @@ from PIL import Image
 from necklace.record import checked, read_json
 
 # Pictures of a run that a report shows small, and how small: pixels across, colours.
-SHOWN = ("receptive_field", "gates*", "confusion")
+SHOWN = ("receptive_field", "gates*", "confusion", "detections", "precision_recall", "errors")
 THUMBNAIL = 440, 48
 
 Curve = dict[str, list[float | None]]

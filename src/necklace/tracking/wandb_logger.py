@@ -4,6 +4,7 @@ A run's W&B id is the run's hash. A resumed run starts another W&B file, which `
 file in a run's folder holds all of its history.
 """
 
+import json
 import os
 import re
 import shlex
@@ -15,6 +16,7 @@ import numpy as np
 import wandb
 from pytorch_lightning.loggers import WandbLogger
 
+from necklace.data.files import readable
 from necklace.identity import hash_of_name, leaves, run_words, shortened, shown
 from necklace.record import Record
 from necklace.tracking.tracker import AboutRun, Tracker, print_once, run_summary
@@ -79,7 +81,8 @@ class WandbRunLogger(Tracker, WandbLogger):
         Args:
             record: The run's record, for the W&B run's summary; None marks the W&B run as failed.
             checkpoint: A file to keep with the W&B run as an artifact, or None.
-            pictures: A folder, the PNG files of which are shown with the W&B run, if there are any.
+            pictures: A folder, the PNG files of which are shown with the W&B run, if there are any; images with boxes as well,
+                which W&B draws over them.
 
         Returns:
             One line that says where the W&B run is and how to upload it, or None if none was active.
@@ -92,7 +95,10 @@ class WandbRunLogger(Tracker, WandbLogger):
         try:
             if record:
                 run.summary.update(run_summary(record))
-            shown_pictures = {f"pictures/{file.stem}": wandb.Image(str(file)) for file in sorted(pictures.glob("*.png"))}
+            shown_pictures: dict[str, Any] = {
+                f"pictures/{file.stem}": wandb.Image(str(file)) for file in pictures.glob("*.png")
+            }
+            shown_pictures |= {f"pictures/boxes_{number}": image for number, image in enumerate(boxed_images(pictures))}
             if record and shown_pictures:
                 run.log({"epoch": record.epochs, **shown_pictures})
             if record and checkpoint:
@@ -110,6 +116,41 @@ class WandbRunLogger(Tracker, WandbLogger):
         if not arrived(folder):
             return f"W&B run: {url}; it did not take all, the rest: wandb sync --include-online {shlex.quote(shown)}"
         return f"W&B run: {url}"
+
+
+def boxed_images(pictures: Path) -> list[wandb.Image]:
+    """The images of a run that finds objects, with true and predicted boxes as W&B's overlays, shown and hidden by score.
+
+    Args:
+        pictures: The folder of a run's pictures.
+
+    Returns:
+        None of them where the run finds no objects, or has no pictures.
+    """
+    path = pictures / "pictures.json"
+    found = json.loads(path.read_text(encoding="utf-8")).get("boxes") if path.exists() else None
+    if not found:
+        return []
+    labels = dict(enumerate(map(readable, found["classes"])))
+    images = []
+    for each in found["images"]:
+        found_boxes = [
+            _overlay(box, number, f"{labels[number]} {score:.2f}") | {"scores": {"score": score}}
+            for *box, number, score in each["found"]
+        ]
+        true_boxes = [
+            _overlay(box, number, labels[number] + (" (does not count)" if flag else "")) for *box, number, flag in each["true"]
+        ]
+        layers = {"ground_truth": true_boxes, "predictions": found_boxes}
+        overlays = {layer: {"box_data": boxes, "class_labels": labels} for layer, boxes in layers.items()}
+        images.append(wandb.Image(str(pictures / each["file"]), boxes=overlays, caption=readable(each["name"])))
+    return images
+
+
+def _overlay(box: Sequence[float], number: int, caption: str) -> dict[str, Any]:
+    """A box `[x0, y0, x1, y1]` in pixels of its image, as W&B takes it."""
+    position = dict(zip(("minX", "minY", "maxX", "maxY"), box, strict=True))
+    return {"position": position, "domain": "pixel", "class_id": number, "box_caption": caption}
 
 
 def wandb_logger(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from necklace.boxes import Evidence, evidence_of
-from necklace.boxes.matching import RIGHT
+from necklace.boxes.matching import ALL_IOUS, RIGHT
 from tests.boxes_drawn import drawn, image
 
 GOOD = Evidence.joined([evidence_of(drawn(1, 12, 3, 14), 3)], 12)
@@ -38,6 +38,11 @@ WRONG: dict[str, tuple[Callable[[], dict[str, np.ndarray]], str]] = {
     "both": (lambda: {"true": GOOD.true | 1, "ignored": GOOD.ignored | 1}, "at which a detection is both"),
     "VOC": (lambda: changed("voc", 0, 3), "`voc` holds 3"),
     "VOC together": (lambda: changed("voc", -1, 0), "with all classes as one"),
+    "class together": (lambda: changed("ignored", (-1, 1), 0), "with all classes as one"),
+    "class of nothing": (
+        lambda: changed("true", (-1, 1), 1 << 9) | changed("ignored", (-1, 1), int(ALL_IOUS) & ~(1 << 9)),
+        "has the class of an object that it did not find",
+    ),
     "area together": (lambda: changed("ignored", (-1, 2), 0), "with all classes as one"),
     "no object": (
         lambda: {name: getattr(GOOD, name)[:0] for name in ("object_image", "object_class", "object_ranges")},

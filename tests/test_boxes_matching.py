@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from necklace.boxes import CROWD, IGNORED, Evidence, ImageBoxes, evidence_of
-from necklace.boxes.matching import IGNORABLE, RIGHT, WRONG, match, overlaps
+from necklace.boxes.matching import IGNORABLE, RIGHT, WRONG, match
+from necklace.boxes.overlap import overlaps
 from tests.boxes_drawn import drawn, exactly, image
 
 A, B = (0.0, 0.0, 10.0, 10.0), (20.0, 0.0, 30.0, 10.0)
@@ -72,7 +73,19 @@ def test_voc_of_equal_overlaps_the_first_and_coco_the_last() -> None:
     assert exactly(metrics["box_loc50"], 51, 101)
     outcomes, metrics = voc(image(0, [right, left], found))
     assert outcomes == [RIGHT, WRONG]
-    assert metrics["box_map50"] == metrics["box_loc50"] == 1
+    assert metrics["box_map50"] == 1
+    # With all classes as one, the second goes: it shares 15 of 25 with the first.
+    assert exactly(metrics["box_loc50"], 51, 101)
+
+
+def test_a_place_without_a_class_is_a_place() -> None:
+    # Both objects are found, in each class with the same box; for the second the wrong class has the higher score.
+    guesses = [(A, 0, 0.9), (A, 1, 0.8), (B, 0, 0.7), (B, 1, 0.6)]
+    metrics = Evidence.joined([evidence_of([image(0, [(A, 0, 0), (B, 1, 0)], guesses)], 2)], 1).metrics(["0", "1"])
+    assert metrics["box_loc"] == 1
+    assert metrics["box_class50"] == 0.5
+    # Of class 1, a wrong detection stands before the right one.
+    assert exactly(metrics["box_map50"], 3, 4)
 
 
 def test_half_is_enough_and_less_is_not() -> None:

@@ -1,5 +1,6 @@
 """Every COCO metric against pycocotools."""
 
+import dataclasses
 import io
 from contextlib import redirect_stdout
 from typing import Any
@@ -48,25 +49,53 @@ def coco_data(images: list[ImageBoxes], classes: int, found: bool) -> COCO:
     return data
 
 
-def reference(images: list[ImageBoxes], classes: int, together: bool = False) -> np.ndarray:
-    """pycocotools' precision [IoUs, recalls, classes, areas] at 100 detections; -1 where there is no object."""
+def reference(images: list[ImageBoxes], classes: int, together: bool = False) -> tuple[np.ndarray, list[bool]]:
+    """pycocotools' precision [IoUs, recalls, classes, areas] at 100 detections; -1 where there is no object.
+
+    And for each object that was found at an IoU of 0.5, whether the detection has its class.
+    """
+    true, found = coco_data(images, classes, found=False), coco_data(images, classes, found=True)
     with redirect_stdout(io.StringIO()):
-        evaluation = Reference(coco_data(images, classes, found=False), coco_data(images, classes, found=True), "bbox")
+        evaluation = Reference(true, found, "bbox")
         evaluation.params.useCats = 0 if together else 1
         evaluation.evaluate()
         evaluation.accumulate()
-    return evaluation.eval["precision"][..., -1]
+    own = []
+    whole = evaluation.evalImgs[: len(images)]  # of the first range of areas, all of them; together there is one class
+    for each in filter(None, whole if together else []):
+        for number, match, ignored in zip(each["dtIds"], each["dtMatches"][0], each["dtIgnore"][0], strict=True):
+            if match and not ignored:
+                own.append(true.anns[int(match)]["category_id"] == found.anns[number]["category_id"])
+    return evaluation.eval["precision"][..., -1], own
+
+
+def at_places_of_their_own(image: ImageBoxes) -> ImageBoxes:
+    """The image's detections that overlap no better one by more than half, one after the other."""
+    kept: list[int] = []
+    for number in np.lexsort((image.classes, -image.scores)).tolist():
+        x0, y0, x1, y1 = image.boxes[number].astype(float).tolist()
+        for better in kept:
+            a0, b0, a1, b1 = image.boxes[better].astype(float).tolist()
+            common = max(0.0, min(x1, a1) - max(x0, a0)) * max(0.0, min(y1, b1) - max(y0, b0))
+            if common and common / ((x1 - x0) * (y1 - y0) + (a1 - a0) * (b1 - b0) - common) > 0.5:
+                break
+        else:
+            kept.append(number)
+    kept.sort()
+    return dataclasses.replace(image, boxes=image.boxes[kept], scores=image.scores[kept], classes=image.classes[kept])
 
 
 def expected(images: list[ImageBoxes], classes: int) -> dict[str, float]:
     """What pycocotools says, under our names; what it gives as -1 is left out."""
-    precision, together = reference(images, classes), reference(images, classes, together=True)
+    precision, _ = reference(images, classes)
+    together, own = reference([at_places_of_their_own(each) for each in images], classes, together=True)
     parts = {f"box_map_{name}": precision[..., number] for number, name in enumerate(AREAS) if number}
     parts |= {"box_map": precision[..., 0], "box_map50": precision[0, ..., 0], "box_map75": precision[5, ..., 0]}
     parts |= {"box_loc": together[..., 0], "box_loc50": together[0, ..., 0]}
     parts |= {f"box_ap/{number}": precision[:, :, number, 0] for number in range(classes)}
     parts |= {f"box_ap50/{number}": precision[0, :, number, 0] for number in range(classes)}
-    return {name: float(values[values > -1].mean()) for name, values in parts.items() if (values > -1).any()}
+    due = {name: float(values[values > -1].mean()) for name, values in parts.items() if (values > -1).any()}
+    return due | ({"box_class50": sum(own) / len(own)} if own else {})
 
 
 def check(images: list[ImageBoxes], classes: int) -> dict[str, float]:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from necklace.boxes.matching import ALL_IOUS, AREAS, IGNORABLE, IOUS, RIGHT
+from necklace.boxes.matching import ALL_IOUS, AREAS, IGNORABLE, IOUS, OWN_CLASS, RIGHT
 
 if TYPE_CHECKING:
     from necklace.boxes.evidence import Evidence
@@ -56,8 +56,16 @@ def _check_ranges(evidence: "Evidence") -> None:
         _refuse("`true` or `ignored` hold an unknown IoU, or one at which a detection is both")
     if (evidence.voc > IGNORABLE).any():
         _refuse(f"`voc` holds {evidence.voc.max()}: allowed are 0, 1 and 2")
-    if (evidence.voc[starts[-2] :] != IGNORABLE).any() or (ignored[starts[-2] :, 1:] != ALL_IOUS).any():
+    voc, true, ignored = evidence.voc[starts[-2] :], true[starts[-2] :], ignored[starts[-2] :]
+    own = true[:, OWN_CLASS]
+    if (
+        (voc != IGNORABLE).any()
+        or (ignored[:, OWN_CLASS + 1 :] != ALL_IOUS).any()
+        or (ignored[:, OWN_CLASS] != ALL_IOUS & ~own).any()
+    ):
         _refuse("with all classes as one, VOC's rules or a range of areas count")
+    if (own & ~true[:, 0]).any():
+        _refuse("with all classes as one, a detection has the class of an object that it did not find")
 
 
 def _check_right(evidence: "Evidence", together: bool) -> None:
@@ -73,7 +81,7 @@ def _check_right(evidence: "Evidence", together: bool) -> None:
     found = np.searchsorted(keys, found)
     true, voc = evidence.true[right], evidence.voc[right]
     outcomes = [(voc == RIGHT, np.ones(len(place), bool))]
-    for area in range(len(AREAS)):
+    for area in range(1 if together else len(AREAS)):
         inside = evidence.object_ranges >> area & 1 == 1
         outcomes += [(true[:, area] >> number & 1 == 1, inside) for number in range(len(IOUS))]
     for hits, inside in outcomes:

@@ -32,7 +32,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from necklace.boxes.evidence import portions
-from necklace.boxes.matching import IOUS, match, overlaps
+from necklace.boxes.matching import IOUS, match
+from necklace.boxes.overlap import overlaps
 from necklace.boxes.precision import coco, mean_defined, ranked_precision
 from necklace.boxes.truth import COUNTS, ImageBoxes
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from necklace.boxes.checks import COLUMNS, OBJECTS, check
 from necklace.boxes.files import read_arrays, write_arrays
-from necklace.boxes.matching import ALL_IOUS, AREAS, IGNORABLE, RIGHT, Matches, Objects, match
+from necklace.boxes.matching import ALL_IOUS, AREAS, IGNORABLE, OWN_CLASS, RIGHT, Matches, Objects, match
 from necklace.boxes.measures import MEASURES, Measure
 from necklace.boxes.precision import in_blocks, mean_defined, ranked_precision, weights_of
 from necklace.boxes.truth import ImageBoxes
@@ -181,6 +181,8 @@ class Evidence:
     def _ranked(self, measure: Measure, number: int, times: np.ndarray) -> np.ndarray:
         """The average precision of a class, or of all as one, [R]; the mean over the IoUs."""
         rows = slice(*self.starts[number : number + 2])
+        if measure.rule is None:
+            return self._right_classes(rows, measure.ious, times)
         if measure.area is None:
             right, counted = (self.voc[rows] == RIGHT)[None], (self.voc[rows] != IGNORABLE)[None]
         else:
@@ -194,11 +196,20 @@ class Evidence:
         if measure.area is not None:
             objects = objects[self.object_ranges[owners] >> measure.area & 1 == 1]
         image, owned = np.searchsorted(self.images, self.image[rows]), np.searchsorted(self.images, objects)
+        rule = measure.rule
 
         def part(some: np.ndarray) -> np.ndarray:
-            return ranked_precision(measure.rule, some, some[:, owned].sum(1), image, right, counted)
+            return ranked_precision(rule, some, some[:, owned].sum(1), image, right, counted)
 
         return in_blocks(part, times, int(right.any(0).sum()))
+
+    def _right_classes(self, rows: slice, ious: Sequence[int], times: np.ndarray) -> np.ndarray:
+        """The share of the found objects whose detection has their class, [R]; NaN where none was found."""
+        image, bits = np.searchsorted(self.images, self.image[rows]), np.array(ious)[:, None]
+        hits = [(self.true[rows, place] >> bits & 1).sum(0) for place in (0, OWN_CLASS)]
+        found, own = (np.bincount(image, each, len(self.images)) for each in hits)
+        total = times @ found
+        return np.where(total > 0, (times @ own) / np.maximum(total, 1), np.nan)
 
     def save(self, path: Path) -> str:
         """Write the evidence of a whole split; returns the SHA-256 of the file.

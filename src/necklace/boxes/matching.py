@@ -11,7 +11,10 @@ equals the first). If that is `difficult`, the detection does not count; if it w
 detections of an image count. VOC has no crowds: here, a detection whose best object is missed does not count if half of it lies
 in a crowd.
 
-Class-agnostic matching is COCO's with all classes as one, as with `useCats=0`: of an image's 100 best detections.
+Class-agnostic matching is COCO's with all classes as one, of an image's 100 best detections that overlap no better one by more
+than `OVERLAP`. (COCO's own `useCats=0` keeps those as well; a detector that knows where an object is, but not its class, gives
+a box for each class, and all but one of them would count as wrong.) Whether such a detection has the class of the object that
+it found is kept too.
 
 What is computed one after the other there is computed for many images at once here. To let detections choose in turn is to let
 all propose at once to their favourites, while an object keeps the best proposal and the others go on: since all objects rank
@@ -23,6 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from necklace.boxes.overlap import MOST, areas_of, distinct, overlaps
 from necklace.boxes.truth import COUNTS, CROWD, ImageBoxes
 
 IOUS = np.linspace(0.5, 0.95, 10)  # as COCO computes them: 0.6 and 0.7 are not the nearest floats
@@ -32,7 +36,7 @@ AREAS = {
     "medium": (32.0**2, 96.0**2),
     "large": (96.0**2, 1e10),
 }  # px, both ends in
-MOST = 100  # detections of an image and class that COCO looks at
+OWN_CLASS = 1  # where `Matches.true` of all classes as one says, for each IoU: found an object, and has its class
 ALL_IOUS = np.uint16(2 ** len(IOUS) - 1)  # one bit each
 WRONG, RIGHT, IGNORABLE = 0, 1, 2  # by VOC's rules
 
@@ -84,8 +88,8 @@ def match(images: Sequence[ImageBoxes], num_classes: int) -> tuple[Matches, Matc
         num_classes: K.
 
     Returns:
-        The matches within the classes; those with all classes as one, whose class is K, of which only the area `all` counts;
-        and the objects.
+        The matches within the classes; those with all classes as one, whose class is K, of which only the area `all` counts,
+        and whose place for the next one is that of `OWN_CLASS`; and the objects.
 
     Raises:
         ValueError: A class is not below K.
@@ -105,7 +109,7 @@ def match(images: Sequence[ImageBoxes], num_classes: int) -> tuple[Matches, Matc
         np.concatenate([image.flags for image in images])[order],
     )
     counts = truths.flags == COUNTS
-    objects = Objects(indices[owner[counts]], classes[counts].astype(np.int32), _ranges(_areas(truths.boxes[:, counts])))
+    objects = Objects(indices[owner[counts]], classes[counts].astype(np.int32), _ranges(areas_of(truths.boxes[:, counts])))
 
     holder = np.repeat(np.arange(len(images)), [len(image.classes) for image in images])
     found = np.concatenate([image.classes for image in images])
@@ -118,31 +122,12 @@ def match(images: Sequence[ImageBoxes], num_classes: int) -> tuple[Matches, Matc
     within = Matches(indices[holder[order]], found[order].astype(np.int32), scores[order], *results)
 
     order = np.lexsort((found, -scores, holder))
-    start = np.searchsorted(holder[order], holder[order])
-    order = order[np.arange(len(order)) - start < MOST]  # only VOC's rules look at more
-    true, ignored, voc = _outcomes(_columns(boxes[order]), holder[order], truths, owner, 1)
-    voc[:] = IGNORABLE
+    order = order[distinct(_columns(boxes[order]), holder[order])]
+    of_classes = found[order], classes
+    true, ignored, voc = _outcomes(_columns(boxes[order]), holder[order], truths, owner, 1, of_classes)
+    voc[:] = IGNORABLE  # VOC's rules look at more than these
     together = Matches(indices[holder[order]], np.full(len(order), num_classes, np.int32), scores[order], true, ignored, voc)
     return within, together, objects
-
-
-def overlaps(boxes: np.ndarray, others: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """IoU of pairs of boxes; where the second is a crowd, the share of the first that lies in it.
-
-    Args:
-        boxes: float64 [4, P]; here and below, instead of P any shapes that broadcast.
-        others: float64 [4, P].
-        crowd: bool [P].
-
-    Returns:
-        float64 [P]; 0 where boxes have no common area.
-    """
-    width = np.minimum(boxes[2], others[2]) - np.maximum(boxes[0], others[0])
-    height = np.minimum(boxes[3], others[3]) - np.maximum(boxes[1], others[1])
-    common = np.maximum(width, 0) * np.maximum(height, 0)
-    own = _areas(boxes)
-    union = np.where(crowd, own, own + _areas(others) - common)
-    return common / np.where(common > 0, union, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,12 +139,17 @@ class _Truths:
 
 
 def _outcomes(
-    boxes: np.ndarray, group: np.ndarray, truths: _Truths, truth_group: np.ndarray, areas: int
+    boxes: np.ndarray,
+    group: np.ndarray,
+    truths: _Truths,
+    truth_group: np.ndarray,
+    areas: int,
+    classes: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`true`, `ignored` and `voc` of `Matches`, for detections in order of group and falling score.
 
     A detection and a true box are compared if they are of one group; both groups ascend. Of the ranges of areas, only the first
-    `areas` are looked at.
+    `areas` are looked at. With the `classes` of detections and true boxes, `OWN_CLASS` is filled as well.
     """
     place = np.arange(len(group)) - np.searchsorted(group, group)
     looked_at = place < MOST
@@ -187,12 +177,17 @@ def _outcomes(
     true = np.zeros((len(group), len(AREAS)), np.uint16)
     ignored = np.full((len(group), len(AREAS)), ALL_IOUS)
     pairs = [np.concatenate(part) for part in zip(*found, strict=True)] if found else [np.empty(0, np.int64)] * 3
-    size, truth_size = _areas(boxes), _areas(truths.boxes)
+    size, truth_size = areas_of(boxes), areas_of(truths.boxes)
     for area in range(areas):
         outside = (size < _LOW[area]) | (size > _HIGH[area])
         out = (truths.flags != COUNTS) | (truth_size < _LOW[area]) | (truth_size > _HIGH[area])
         true[:, area], ignored[:, area] = _coco(pairs, outside, out, truths.flags == CROWD)
         true[~looked_at, area], ignored[~looked_at, area] = 0, ALL_IOUS
+    if classes is not None:
+        for bit, taker, taken in _taken(pairs, truths.flags != COUNTS, truths.flags == CROWD):
+            own = (truths.flags[taken] == COUNTS) & (classes[0][taker] == classes[1][taken])
+            true[taker[own], OWN_CLASS] |= bit
+            ignored[taker[own], OWN_CLASS] &= ~bit
     return true, ignored, voc
 
 
@@ -240,19 +235,25 @@ def _coco(
         crowd: bool [M].
     """
     true, ignored = np.zeros(len(outside), np.uint16), np.where(outside, ALL_IOUS, np.uint16(0))
+    for bit, taker, taken in _taken(pairs, out, crowd):
+        right = ~out[taken]
+        true[taker[right]] |= bit
+        ignored[taker[right]] &= ~bit
+        ignored[taker[~right]] |= bit
+    return true, ignored
+
+
+def _taken(
+    pairs: Sequence[np.ndarray], out: np.ndarray, crowd: np.ndarray
+) -> Iterator[tuple[np.uint16, np.ndarray, np.ndarray]]:
+    """The bit of each IoU, the detections that take a true box there, and which; arguments as for `_coco`."""
     detection, truth, iou = pairs
     order = np.lexsort((-truth, -iou, out[truth], detection))
     detection, truth, iou = detection[order], truth[order], iou[order]
     for number, least in enumerate(IOUS):
         enough = iou >= least
         detection, truth, iou = detection[enough], truth[enough], iou[enough]
-        taker, taken = _in_turn(detection, truth, crowd)
-        bit = np.uint16(1 << number)
-        right = ~out[taken]
-        true[taker[right]] |= bit
-        ignored[taker[right]] &= ~bit
-        ignored[taker[~right]] |= bit
-    return true, ignored
+        yield np.uint16(1 << number), *_in_turn(detection, truth, crowd)
 
 
 def _in_turn(detection: np.ndarray, truth: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -287,10 +288,6 @@ def _in_turn(detection: np.ndarray, truth: np.ndarray, crowd: np.ndarray) -> tup
 def _columns(boxes: np.ndarray) -> np.ndarray:
     """Boxes [N, 4] as float64 [4, N]."""
     return np.ascontiguousarray(boxes.T, np.float64)
-
-
-def _areas(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[2] - boxes[0]) * (boxes[3] - boxes[1])
 
 
 def _ranges(size: np.ndarray) -> np.ndarray:

@@ -9,10 +9,11 @@ from necklace.boxes.precision import Rule, coco, voc07, voc12
 class Measure(NamedTuple):
     """A mean average precision: by which rule, in which range of areas, at which of `IOUS`, with all classes as one?
 
-    `area` is None for VOC's matching.
+    `area` is None for VOC's matching. Without a rule it is no average precision, but the share of right classes: of the objects
+    that were found with all classes as one, those whose detection has their class.
     """
 
-    rule: Rule
+    rule: Rule | None
     area: int | None = 0
     ious: tuple[int, ...] = tuple(range(len(IOUS)))
     together: bool = False
@@ -27,4 +28,5 @@ MEASURES = {
     **{f"box_map_{name}": Measure(coco, area=number) for number, name in enumerate(AREAS) if number},
     "box_loc50": Measure(coco, ious=(0,), together=True),
     "box_loc": Measure(coco, together=True),
+    "box_class50": Measure(None, ious=(0,), together=True),
 }

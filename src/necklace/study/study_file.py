@@ -37,7 +37,7 @@ MATCH_WITHIN = 0.02
 SET_BY_THE_STUDY = ("seed", "study", "rerun", "outputs")
 METRICS = ("test/acc", "test/balanced_acc", "test/map", "test/map07")
 METRICS += tuple(f"test/box_map{rule}" for rule in ("", "50", "75", "07", "12", "_small", "_medium", "_large"))
-METRICS += ("test/box_loc", "test/box_loc50")
+METRICS += ("test/box_loc", "test/box_loc50", "test/box_class50")
 METRICS_OF_A_CLASS = ("test/class_acc/", "test/ap/", "test/box_ap/", "test/box_ap50/")
 METRIC_NAMES = f"{', '.join(METRICS)}, or {' or '.join(f'{name}CLASS' for name in METRICS_OF_A_CLASS)}"
 

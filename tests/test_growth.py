@@ -47,7 +47,7 @@ def command(folder: Path, *arguments: str) -> str:
 
 
 NEW_NECK = "from torch import nn\n\n\nclass ASPP(nn.Module):\n    def __init__(self, channels):\n        super().__init__()\n"
-STAGES = ("src/necklace/configs/backbone/cifar_resnet.yaml", "\nstages: [-1]\n")
+ADDED = ("src/necklace/configs/backbone/cifar_resnet.yaml", "\nadded: [-1]\n")
 # What is edited, each a file and the text that is added at its end, and what the plan then says.
 EDITS = {
     "code and options that are new leave a study done": (
@@ -60,12 +60,12 @@ EDITS = {
             ("src/necklace/results/table.py", "\nADDED_BY_A_TEST = 1\n"),
             ("src/necklace/cli/study.py", "\nADDED_BY_A_TEST = 1\n"),
             # An option with the value that stands for "as before".
-            STAGES,
-            ("src/necklace/identity.py", '\nADDED["backbone.stages"] = [-1]\n'),
+            ADDED,
+            ("src/necklace/identity.py", '\nADDED["backbone.added"] = [-1]\n'),
         ],
         "tiny: 3 runs in 3 rows: 3 done\n",
     ),
-    "an option without an entry makes other runs": ([STAGES], "tiny: 3 runs in 3 rows: 3 missing\n"),
+    "an option without an entry makes other runs": ([ADDED], "tiny: 3 runs in 3 rows: 3 missing\n"),
     "an edit of a neck makes its rows stale and no other": (
         [("src/necklace/necks/focal.py", "\nADDED_BY_A_TEST = 1\n")],
         "tiny: 3 runs in 3 rows: 2 done, 1 stale\n  focal: stale: seed 0\n"

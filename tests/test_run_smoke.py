@@ -13,6 +13,11 @@ def run(*overrides: str) -> object:
         return run_composed(config)
 
 
+def left(folder: Path) -> set[str]:
+    """What lies there; of drawn images the cache may stay, where this process has not drawn them before."""
+    return {str(path.relative_to(folder)) for path in folder.glob("*/*")}
+
+
 @pytest.mark.parametrize("count", ["true", "2"])
 def test_a_smoke_test_goes_through_all_parts_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], count: str
@@ -22,7 +27,7 @@ def test_a_smoke_test_goes_through_all_parts_and_leaves_nothing(
     assert outcome is None
     said = capsys.readouterr().out
     assert f"smoke test: {'1 batch' if count == 'true' else '2 batches'} each of train, val and test went through" in said
-    assert list(tmp_path.iterdir()) == []
+    assert left(tmp_path) <= {"outputs/cache"}
 
 
 def test_a_smoke_test_finds_what_a_run_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,4 +36,4 @@ def test_a_smoke_test_finds_what_a_run_would(tmp_path: Path, monkeypatch: pytest
         run("+trainer.fast_dev_run=true", "schedule=cosine", "schedule.warmup_epochs=9.0")
     with pytest.raises(OptionError, match="focal_level: nothing reads it"):
         run("+trainer.fast_dev_run=true", "+focal_level=3")
-    assert list(tmp_path.iterdir()) == []
+    assert left(tmp_path) <= {"outputs/cache"}

@@ -7,7 +7,7 @@ import pytest
 from necklace.boxes.truth import COUNTS, CROWD, IGNORED
 from necklace.data.coco import Coco
 from necklace.data.coco_json import read_coco
-from necklace.data.images import ImageSet
+from tests.boxed import boxed_train, boxes_of
 from tests.test_data_voc import encoded, write
 
 Content = dict[str, Any]
@@ -34,23 +34,9 @@ def layout(tmp_path: Path, train: Any, **files: Any) -> Path:
     return write(tmp_path / "data", {"annotations/train.json": text, **pictures, **files})
 
 
-def train_of(root: Path, **options: Any) -> tuple[ImageSet, Coco]:
-    source = Coco(root, boxes=True, **options)
-    train = source.split("train")
-    assert train is not None
-    assert train.boxes is not None
-    return train, source
-
-
-def boxes_of(images: ImageSet, index: int) -> list[tuple[list[float], int, int]]:
-    assert images.boxes is not None
-    xyxy, classes, flags = images.boxes.of(index)
-    return list(zip(xyxy.tolist(), classes.tolist(), flags.tolist(), strict=True))
-
-
 def test_classes_are_in_the_order_of_their_ids_and_crowds_are_crowds(tmp_path: Path) -> None:
     things = thing(), thing(category=3, iscrowd=1, bbox=(0, 0, 30, 20)), thing(11, 3, (2.5, 3, 4.25, 5), ignore=1)
-    train, source = train_of(layout(tmp_path, content(*things)))
+    train, source = boxed_train(Coco, layout(tmp_path, content(*things)))
     assert source.classes == ("dog", "cat")
     assert boxes_of(train, 0) == [([0, 0, 30, 20], 0, CROWD), ([1, 2, 10, 12], 1, COUNTS)]
     assert boxes_of(train, 1) == [([2.5, 3, 6.75, 8], 0, IGNORED)]
@@ -98,7 +84,7 @@ def test_layouts(tmp_path: Path, places: dict[str, str], annotations: dict[str, 
 def test_a_category_that_only_stands_above_others_is_no_class(tmp_path: Path) -> None:
     categories = [{"id": 0, "name": "animals", "supercategory": "none"}]
     categories += [{"id": n, "name": name, "supercategory": "animals"} for n, name in ((3, "dog"), (7, "cat"))]
-    train, source = train_of(layout(tmp_path, content(thing(), categories=categories)))
+    train, source = boxed_train(Coco, layout(tmp_path, content(thing(), categories=categories)))
     assert source.classes == ("dog", "cat")
     assert boxes_of(train, 0) == [([1, 2, 10, 12], 1, COUNTS)]
     assert source.notes == ("the category animals stands above others and has no object: no class",)
@@ -160,7 +146,7 @@ def test_an_object_that_is_none_stops_the_run_or_leaves_out_its_image(tmp_path: 
     root = layout(tmp_path, content(bad, thing(11)))
     with pytest.raises(ValueError, match=rf"{root}/images/a\.jpg: .*{reason}"):
         Coco(root, boxes=True)
-    train, source = train_of(root, on_corrupt="skip")
+    train, source = boxed_train(Coco, root, on_corrupt="skip")
     assert train.names == ("b.jpg",)
     assert [path for path, _ in source.skipped] == ["images/a.jpg"]
 
@@ -170,13 +156,13 @@ def test_annotations_of_unknown_images_are_counted(tmp_path: Path) -> None:
     reason = "annotations of images that the file does not have: 2 .first: image_id 99 in annotation 101."
     with pytest.raises(ValueError, match=rf"annotations/train\.json: {reason}"):
         Coco(root, boxes=True)
-    train, source = train_of(root, on_corrupt="skip")
+    train, source = boxed_train(Coco, root, on_corrupt="skip")
     assert train.names == ("a.jpg", "b.jpg")
     assert [path for path, _ in source.skipped] == ["annotations/train.json"]
 
 
 def test_boxes_without_area_or_outside_are_left_out_and_counted(tmp_path: Path) -> None:
-    train, source = train_of(layout(tmp_path, content(thing(), thing(bbox=(3, 3, 0, 5)), thing(bbox=(40, 3, 2, 5)))))
+    train, source = boxed_train(Coco, layout(tmp_path, content(thing(), thing(bbox=(3, 3, 0, 5)), thing(bbox=(40, 3, 2, 5)))))
     assert len(boxes_of(train, 0)) == 1
     assert source.notes == (
         "train: boxes without area, left out: 1 (first: in a.jpg)",
@@ -209,18 +195,18 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str, reason
     with pytest.raises(ValueError, match=reason):
         Coco(root, boxes=True)
     if name:
-        images, source = train_of(root, on_corrupt="skip")
+        images, source = boxed_train(Coco, root, on_corrupt="skip")
         assert images.names == ("b.jpg",)
         assert len(source.skipped) == 1
     if "secret" in name or "link" in name:
-        images, _ = train_of(root, links="follow")
+        images, _ = boxed_train(Coco, root, links="follow")
         assert len(images) == 2
 
 
 def test_images_are_found_with_backslashes_and_in_folders(tmp_path: Path) -> None:
     train = content(thing(), thing(11))
     train["images"][0]["file_name"], train["images"][1]["file_name"] = "images\\a.jpg", "images/b.jpg"
-    images, _ = train_of(layout(tmp_path, train))
+    images, _ = boxed_train(Coco, layout(tmp_path, train))
     assert images.names == ("a.jpg", "b.jpg")
 
 
@@ -276,6 +262,6 @@ def test_segmentations_are_dropped_while_the_file_is_read(tmp_path: Path) -> Non
 
 def test_ten_thousand_boxes_in_an_image(tmp_path: Path) -> None:
     things = [thing(bbox=(x / 8, y / 8, 1, 1)) for x in range(100) for y in range(100)]
-    train, source = train_of(layout(tmp_path, content(*things)))
+    train, source = boxed_train(Coco, layout(tmp_path, content(*things)))
     assert len(boxes_of(train, 0)) == 10_000
     assert source.notes == ()

@@ -3,8 +3,8 @@
 import pytest
 
 from necklace.boxes.truth import COUNTS, IGNORED
-from necklace.data.images import ImageSet
 from necklace.data.voc import Voc
+from tests.boxed import boxed_train, boxes_of
 from tests.test_data_voc import encoded, thing, write, xml
 
 
@@ -26,24 +26,10 @@ def root(tmp_path):
     )
 
 
-def train_of(root, **options) -> tuple[ImageSet, Voc]:
-    source = Voc(root, boxes=True, **options)
-    train = source.split("train")
-    assert train is not None
-    assert train.boxes is not None
-    return train, source
-
-
-def boxes_of(images: ImageSet, index: int) -> list[tuple[list[float], int, int]]:
-    assert images.boxes is not None
-    xyxy, classes, flags = images.boxes.of(index)
-    return list(zip(xyxy.tolist(), classes.tolist(), flags.tolist(), strict=True))
-
-
 def test_boxes_are_counted_from_0_with_an_exclusive_end(root):
     things = thing("cat"), thing("dog", (1, 1, 30, 20), difficult=1), thing("cat", (5, 1, 5, 1))
     write(root, {"Annotations/a.xml": xml(*things), "ImageSets/Main/train.txt": "b\na\n"})
-    train, source = train_of(root)
+    train, source = boxed_train(Voc, root)
     assert source.classes == ("cat", "cow", "dog")
     assert train.names == ("a.jpg", "b.PNG")  # in the order of their names, not of the list
     assert boxes_of(train, 0) == [([0, 0, 30, 20], 2, IGNORED), ([4, 0, 5, 1], 0, COUNTS), ([1, 2, 10, 12], 0, COUNTS)]
@@ -87,7 +73,7 @@ def test_objects_without_a_box_that_can_be_used_stop_the_run_or_leave_out_their_
     write(root, {"Annotations/a.xml": xml(content)})
     with pytest.raises(ValueError, match=rf"{root}/Annotations/a\.xml: .*{reason}"):
         Voc(root, boxes=True)
-    train, source = train_of(root, on_corrupt="skip")
+    train, source = boxed_train(Voc, root, on_corrupt="skip")
     assert train.names == ("b.PNG",)
     assert [path for path, _ in source.skipped] == ["Annotations/a.xml"]
 
@@ -98,7 +84,7 @@ def test_boxes_that_no_image_shows_are_left_out_and_counted(root):
     with pytest.raises(ValueError, match="swapped"):
         Voc(root, boxes=True)
     write(root, {"Annotations/a.xml": xml(*things[:2], things[3], thing(box=(5, 5, 9, 5)))})
-    train, source = train_of(root)
+    train, source = boxed_train(Voc, root)
     assert [box for box, _, _ in boxes_of(train, 0)] == [[19, 1, 30, 9], [1, 2, 10, 12], [4, 4, 9, 5]]
     assert source.notes == (
         "train: boxes outside their image, left out: 1 (first: in a.jpg)",
@@ -108,7 +94,7 @@ def test_boxes_that_no_image_shows_are_left_out_and_counted(root):
 
 def test_ten_thousand_boxes_in_an_image(root):
     write(root, {"Annotations/a.xml": xml(*[thing(box=(x, y, x + 2, y + 2)) for x in range(1, 26) for y in range(1, 17)] * 25)})
-    train, source = train_of(root)
+    train, source = boxed_train(Voc, root)
     assert len(boxes_of(train, 0)) == 10_000
     assert source.notes == ("train: boxes that are there twice: 9600 (first: in a.jpg)",)
 

@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 from necklace.boxes.truth import COUNTS
-from necklace.data.images import ImageSet
 from necklace.data.yolo import Yolo
 from necklace.data.yolo_yaml import read_yaml
+from tests.boxed import boxed_train, boxes_of
 from tests.test_data_voc import encoded, write
 
 YAML = "train: images/train\nval: images/val\nnames: [cat, dog]\nnc: 2\n"
@@ -21,28 +21,14 @@ def layout(root: Path, yaml: str | bytes = YAML, label: str | bytes | None = GOO
     return write(root, {**found, "data.yaml": yaml, **files})
 
 
-def train_of(root: Path, **options: Any) -> tuple[ImageSet, Yolo]:
-    source = Yolo(root, boxes=True, **options)
-    train = source.split("train")
-    assert train is not None
-    assert train.boxes is not None
-    return train, source
-
-
-def boxes_of(images: ImageSet, index: int) -> list[tuple[list[float], int, int]]:
-    assert images.boxes is not None
-    xyxy, classes, flags = images.boxes.of(index)
-    return list(zip(xyxy.tolist(), classes.tolist(), flags.tolist(), strict=True))
-
-
 def test_labels_are_boxes_in_whole_pixels(tmp_path: Path) -> None:
-    train, source = train_of(layout(tmp_path, label="0 0.016667 0.025 0.033333 0.05\n\n1 0.5 0.5 1 1\n"))
+    train, source = boxed_train(Yolo, layout(tmp_path, label="0 0.016667 0.025 0.033333 0.05\n\n1 0.5 0.5 1 1\n"))
     assert source.classes == ("cat", "dog")
     assert train.names == ("a.jpg", "b.jpg")
     assert boxes_of(train, 0) == [([0, 0, 1, 1], 0, COUNTS), ([0, 0, 30, 20], 1, COUNTS)]
     assert boxes_of(train, 1) == [([12, 6, 18, 14], 1, COUNTS)]
     assert (source.split("test"), source.notes) == (None, ())
-    assert boxes_of(train_of(layout(tmp_path / "x", label=""))[0], 0) == []
+    assert boxes_of(boxed_train(Yolo, layout(tmp_path / "x", label=""))[0], 0) == []
 
 
 BAD = {
@@ -70,13 +56,15 @@ def test_a_line_that_is_no_box_stops_the_run_or_leaves_out_its_image(tmp_path: P
     root = layout(tmp_path, label=label)
     with pytest.raises(ValueError, match=rf"{root}/labels/train/a\.txt: .*{reason}"):
         Yolo(root, boxes=True)
-    train, source = train_of(root, on_corrupt="skip")
+    train, source = boxed_train(Yolo, root, on_corrupt="skip")
     assert train.names == ("b.jpg",)
     assert [path for path, _ in source.skipped] == ["labels/train/a.txt"]
 
 
 def test_boxes_without_area_are_left_out_and_those_beyond_the_border_clipped(tmp_path: Path) -> None:
-    train, source = train_of(layout(tmp_path, label=f"{GOOD}0 0.5 0.5 0 0.5\n0 0.98 0.5 0.2 0.5\n0 1.000001 0.5 0.1 0.1\n"))
+    train, source = boxed_train(
+        Yolo, layout(tmp_path, label=f"{GOOD}0 0.5 0.5 0 0.5\n0 0.98 0.5 0.2 0.5\n0 1.000001 0.5 0.1 0.1\n")
+    )
     assert [box for box, *_ in boxes_of(train, 0)] == [
         [pytest.approx(26.4), 5, 30, 15],
         [12, 6, 18, 14],
@@ -94,7 +82,7 @@ def test_an_image_without_label_file(tmp_path: Path) -> None:
         ValueError, match=r"labels/train/a\.txt: the image exists, but this file does not .data\.background=allow"
     ):
         Yolo(root)
-    train, source = train_of(root, background="allow")
+    train, source = boxed_train(Yolo, root, background="allow")
     assert boxes_of(train, 0) == []
     assert source.notes == ("train images without label file, taken as showing nothing: 1 (first: images/train/a.jpg)",)
     with pytest.raises(ValueError, match=r"data\.background=yes: must be stop or allow"):
@@ -190,15 +178,15 @@ def test_links_and_lists_stay_inside_the_root(tmp_path: Path) -> None:
     (root / "data.yaml").write_text(YAML.replace("images/train", "train.txt"))
     with pytest.raises(ValueError, match=r"2 files cannot be used: .*1 linked from outside data\.root"):
         Yolo(root)
-    train, source = train_of(root, on_corrupt="skip")
+    train, source = boxed_train(Yolo, root, on_corrupt="skip")
     assert train.names == ("a.jpg",)
     assert len(source.skipped) == 2
-    train, source = train_of(root, on_corrupt="skip", links="follow")
+    train, source = boxed_train(Yolo, root, on_corrupt="skip", links="follow")
     assert train.names == ("a.jpg", "secret.jpg")
     (root / "data.yaml").write_text(YAML)
     (root / "labels/train/a.txt").unlink()
     (root / "labels/train/a.txt").symlink_to(tmp_path / "secret.txt")
-    train, source = train_of(root, on_corrupt="skip")
+    train, source = boxed_train(Yolo, root, on_corrupt="skip")
     assert [path for path, _ in source.skipped] == ["labels/train/a.txt"]
 
 

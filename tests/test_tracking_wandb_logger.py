@@ -373,7 +373,7 @@ def test_tags_and_projects_are_such_as_wandb_takes(name: str, value: str, seed: 
 @pytest.mark.slow
 def test_an_unreachable_server_is_mentioned_once_and_the_runs_stay(tmp_path: Path) -> None:
     small = [text for text in SMALL if text != "logger=none"]
-    result, _ = command(
+    result = command(
         "train.py", "-m", "neck=none,sppf", *small, "epochs=1", "logger.wandb.mode=online", cwd=tmp_path, **UNREACHABLE
     )
     assert result.returncode == 0, result.stderr
@@ -406,7 +406,7 @@ def test_a_killed_run_has_one_history_once_it_is_resumed(tmp_path: Path) -> None
     killed.wait()
     folder = history.parent
     (first,) = finished_files(folder)
-    result, _ = command("train.py", *arguments, cwd=tmp_path)
+    result = command("train.py", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert json.loads((folder / "record.json").read_text())["resumed"] == 1
     assert unsynced(folder) == run_files(folder)[1] != first

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import wandb
 
 from necklace.tracking import wandb_run
 from necklace.tracking.wandb_run import run_files
+from tests.warm import WarmProcess
 
 ROOT = Path(__file__).parents[1]
 UNREACHABLE = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
@@ -70,14 +70,6 @@ def by_epoch(rows: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
     return merged
 
 
-def command(script: str, *arguments: str, cwd: Path, **environment: str) -> tuple[subprocess.CompletedProcess[str], float]:
-    started = time.monotonic()
-    result = subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments],
-        cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(cwd), "COLUMNS": "200"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    return result, time.monotonic() - started
+def command(script: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(cwd), "COLUMNS": "200"} | environment
+    return WarmProcess(ROOT / script, *arguments, cwd=cwd, env=env).finish(500)

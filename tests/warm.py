@@ -11,6 +11,7 @@ import os
 import runpy
 import signal
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver, get_context, process, resource_tracker, util
 from pathlib import Path
@@ -28,6 +29,11 @@ FIRST = process.current_process()
 spawn_cold = util.spawnv_passfds
 
 
+def warm_up() -> None:
+    """Start the server with what the commands import; one that runs already does without, and they import it themselves."""
+    start_server(COMMANDS)
+
+
 class WarmProcess:
     """`python SCRIPT ARGUMENTS`, forked from the server that the launcher has in this process.
 
@@ -40,11 +46,10 @@ class WarmProcess:
 
     Attributes:
         pid: Of the process, and of its group and session.
-        returncode: None until `finish` has seen its end.
     """
 
     def __init__(self, script: Path, *arguments: str, cwd: Path, env: Mapping[str, str], joined: bool = False) -> None:
-        start_server(COMMANDS)
+        warm_up()
         self._arguments = [str(script), *arguments]
         self._folder = TemporaryDirectory()
         self._files = [Path(self._folder.name, name) for name in ("output", "output" if joined else "errors")]
@@ -54,7 +59,10 @@ class WarmProcess:
             self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
-        self.returncode: int | None = None
+
+    def is_alive(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.is_alive()
 
     def finish(self, timeout: float = 240) -> CompletedProcess[str]:
         """Wait for its end; gives its exit code and what it has printed.
@@ -63,15 +71,15 @@ class WarmProcess:
             subprocess.TimeoutExpired: It took too long, and is killed.
         """
         self._process.join(timeout)
-        self.returncode = self._process.exitcode
-        if self.returncode is None:
+        code = self._process.exitcode
+        if code is None:
             os.killpg(self.pid, signal.SIGKILL)
             self._process.join()
             raise TimeoutExpired(self._arguments, timeout, self._files[0].read_text())
         output, errors = (file.read_text() for file in self._files)
         self._process.close()
         self._folder.cleanup()
-        return CompletedProcess(self._arguments, self.returncode, output, errors)
+        return CompletedProcess(self._arguments, code, output, errors)
 
 
 def _carry_out(arguments: Sequence[str], cwd: str, env: Mapping[str, str], files: Sequence[str]) -> None:
@@ -117,5 +125,9 @@ def _spawn_server(path: bytes, arguments: Sequence[str], fds: Sequence[int]) -> 
         _forget_the_server()
         forkserver._forkserver.__init__()  # pyright: ignore[reportAttributeAccessIssue]
         exec(code, {})
-    finally:
+    except SystemExit:
         os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)

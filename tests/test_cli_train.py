@@ -18,6 +18,7 @@ from necklace.build import datamodule_of, model_of
 from necklace.model import weights_hash
 from necklace.record import read_record, unpack_bits
 from tests.conftest import SMALL, compose_train
+from tests.wandb_files import inspected
 from tests.warm import WarmProcess
 
 ROOT = Path(__file__).parents[1]
@@ -46,9 +47,7 @@ def warm(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess
 
 def inspect(run_file: Path) -> dict:
     """Read an offline W&B run back through W&B's own reader."""
-    wandb = Path(sys.executable).with_name("wandb")
-    command = [str(wandb), "leet", "inspect", "--summary", "--json", str(run_file)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return json.loads(inspected(run_file, "--summary"))
 
 
 @pytest.mark.slow

@@ -146,7 +146,7 @@ def test_a_study_without_network_leaves_a_run_for_each_run_of_it(tmp_path: Path)
     path = tmp_path / "experiments" / "tiny" / "study.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(yaml.safe_dump(STUDY))
-    result = command("ablate.py", "tiny", "hydra.launcher.slots=1", cwd=tmp_path, **UNREACHABLE)
+    result = command("ablate.py", "tiny", "hydra.launcher.slots=1", "hydra.launcher.threads=1", cwd=tmp_path, **UNREACHABLE)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("W&B is left alone") == 1
     assert not any("W&B is left alone" in log.read_text() for log in tmp_path.glob("outputs/tiny/.logs/*.log"))

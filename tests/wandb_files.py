@@ -3,13 +3,13 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import wandb
+from wandb.util import get_core_path
 
 from necklace.tracking import wandb_run
 from necklace.tracking.wandb_run import run_files
@@ -39,10 +39,16 @@ def finished_files(folder: Path) -> list[Path]:
     return run_files(folder)
 
 
+def inspected(file: Path, *options: str) -> str:
+    """What `wandb leet inspect --json` prints of a run file, by the program that it starts after two seconds of imports."""
+    command = [get_core_path(), "leet", "inspect", "--no-observability", "--json", *options]
+    command += ["--run-file", str(file.resolve()), str(file.resolve().parents[1])]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def read(file: Path) -> dict[str, Any]:
     """A run file by W&B's own reader: its run, config, rows of history, summary, and metric definitions."""
-    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(file)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = inspected(file).splitlines()
     found: dict[str, Any] = {"rows": [], "summary": {}, "metrics": [], "artifacts": [], "exit": None}
     for record in map(json.loads, lines):
         content = record.get(record["type"])

@@ -1,7 +1,7 @@
 import json
 import os
-from collections.abc import Callable
-from pathlib import Path
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -10,7 +10,6 @@ from necklace.data.glyphs import Glyphs
 from necklace.data.sharing import SHARED_IMAGES, share_images, shared_images
 from necklace.data.splits import read_splits, share_splits, splits_of
 from tests.test_data_splits import Counted, Toy, key_of
-from tests.warm import WarmProcess, warm_up
 
 
 @pytest.fixture(autouse=True)
@@ -29,22 +28,13 @@ print(json.dumps(facts))
 """
 
 
-@pytest.fixture
-def read_elsewhere(tmp_path: Path) -> Callable[[str], tuple[dict[str, Any], str]]:
+def read_elsewhere(key: str) -> tuple[dict[str, Any], str]:
     """Facts about the images that another process has, and the splits that it has drawn itself."""
-    script = tmp_path / "read.py"
-    script.write_text(READ)
-    warm_up()  # which opens files of its own
-
-    def read(key: str) -> tuple[dict[str, Any], str]:
-        done = WarmProcess(script, key, cwd=tmp_path, env=os.environ).finish()
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout), done.stderr
-
-    return read
+    done = subprocess.run([sys.executable, "-c", READ, key], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout), done.stderr
 
 
-def test_another_process_maps_what_this_one_has_read(read_elsewhere: Callable[[str], tuple[dict[str, Any], str]]) -> None:
+def test_another_process_maps_what_this_one_has_read() -> None:
     expected = json.loads(json.dumps({"digest": splits_of(key_of()).digest, "classes": Glyphs.classes, "gap": None}))
     expected["skipped"] = [list(pair) for pair in Counted.skipped]
     expected["notes"] = list(splits_of(key_of()).notes)

@@ -1,6 +1,7 @@
 """The search with hydra/sweeper=optuna: its trials are runs, and what it is told of each is the run's val metric."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import pytest
 from hydra_plugins.necklace_optuna import OPTIONS, Search
 from necklace.record import read_record
 from tests.conftest import SMALL
-from tests.warm import WarmProcess
 
 ROOT = Path(__file__).parents[1]
 WARNINGS = "ignore:.*SQLAlchemy 2.0"  # optuna 2 is written for SQLAlchemy 1.4
@@ -22,9 +22,15 @@ def test_a_study_read_back_holds_each_runs_val_metric_and_a_failed_trial(tmp_pat
     search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.study_name=lr"]
     # One of the rates is none that a run takes.
     tried = "optimizer.lr=choice(1e-3,3e-2,-1)"
-    words = ["-m", *search, f"hydra.sweeper.storage={storage}", tried, *SMALL, "hydra/launcher=local", f"outputs={tmp_path}"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = WarmProcess(ROOT / "train.py", *words, cwd=tmp_path, env=env).finish(120)
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *search, f"hydra.sweeper.storage={storage}", tried, *SMALL]
+    done = subprocess.run(
+        [*command, "hydra/launcher=local", f"outputs={tmp_path}"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "alembic" not in done.stdout + done.stderr

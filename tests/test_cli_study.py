@@ -34,6 +34,7 @@ from necklace.study.plan import make_plan
 from necklace.study.study_file import read_study
 from tests.conftest import SMALL, initialised, synthetic_record, write_synthetic
 from tests.synthetic import synthetic_runs, synthetic_study, with_classes
+from tests.warm import WarmProcess, warm_up
 
 ROOT = Path(__file__).parents[1]
 USER = Path(__file__).parent / "user"
@@ -57,16 +58,15 @@ STUDY = {
 }
 
 
-def ablate(folder: Path, *arguments: str, user: Path = USER) -> subprocess.Popen:
+def ablate(folder: Path, *arguments: str, user: Path = USER) -> WarmProcess:
     # One thread whatever the slots: in how many parts a sum is taken changes its rounding, and with it the weights.
-    threads = [] if "--reproduce" in arguments else ["hydra.launcher.threads=1"]
-    command = [sys.executable, str(ROOT / "ablate.py"), "tiny", *threads, *arguments, "--config-dir", str(user)]
+    words = ["tiny", "hydra.launcher.threads=1", *arguments, "--config-dir", str(user)]
+    return WarmProcess(ROOT / "ablate.py", *words, cwd=folder, env=environment(user), joined=True)
+
+
+def environment(user: Path) -> dict[str, str]:
     path = os.pathsep.join([str(user), str(ROOT / "src")])  # this checkout, whatever is installed
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
-    # Under a shell's `&`, Ctrl-C would be ignored by all that follows.
-    hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-    return subprocess.Popen(command, cwd=folder, env=environment, preexec_fn=hears, **pipes)
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
 def here(folder: Path, *arguments: str) -> tuple[int, str]:
@@ -83,15 +83,6 @@ def here(folder: Path, *arguments: str) -> tuple[int, str]:
         except SystemExit as end:
             code = end.code
     return (code, output.getvalue()) if isinstance(code, int) else (1, f"{output.getvalue()}{code}")
-
-
-def finish(process: subprocess.Popen) -> str:
-    try:
-        output, _ = process.communicate(timeout=240)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    return output
 
 
 def new_study(folder: Path, **changes) -> Path:
@@ -121,6 +112,11 @@ def fits(folder: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _warm() -> None:
+    warm_up()  # before a study in this process starts a server for its runs alone
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = new_study(tmp_path_factory.mktemp("undisturbed"))
@@ -144,8 +140,8 @@ def test_a_study_killed_at_ten_moments_ends_as_if_it_had_not_been(undisturbed: P
         (folder / "reached").unlink(missing_ok=True)
         process = ablate(folder, "hydra.launcher.slots=1")
         (folder / "pid").write_text(str(process.pid))
-        output = finish(process)
-        assert process.returncode == -signal.SIGKILL, f"{phase} {number}\n{output}"
+        ended = process.finish()
+        assert ended.returncode == -signal.SIGKILL, f"{phase} {number}\n{ended.stdout}"
     (folder / "kill").unlink()
     code, output = here(folder)
     assert code == 0, output
@@ -188,8 +184,8 @@ def test_two_at_once_share_the_work(undisturbed: Path, tmp_path: Path) -> None:
     raising = {"neck": "deadly", "neck.width": 20, "neck.raises": True}
     folder = new_study(tmp_path, rows=[*STUDY["rows"], raising])
     both = [ablate(folder) for _ in range(2)]
-    outputs = [finish(process) for process in both]
-    assert [process.returncode for process in both] == [1, 1], outputs
+    ended = [process.finish() for process in both]
+    assert [one.returncode for one in ended] == [1, 1], ended
     assert len(fits(folder)) == 8  # six, and the two that raise
     assert outcome(folder) == outcome(undisturbed)
     assert "are what the 6 records give" in here(folder, "--verify")[1]
@@ -246,13 +242,14 @@ def test_ctrl_c_stops_cleanly_and_the_rest_continues_later(undisturbed: Path, tm
     folder = new_study(tmp_path)
     process = ablate(folder, "hydra.launcher.slots=1")
     deadline = time.time() + 120
-    while len(fits(folder)) < 2 and time.time() < deadline:
+    while len(fits(folder)) < 2 and process.is_alive() and time.time() < deadline:
         time.sleep(0.05)
+    assert process.is_alive(), process.finish().stdout
     os.killpg(process.pid, signal.SIGINT)
-    output = finish(process)
-    assert process.returncode == 130
-    assert output.count("stopped; the same command goes on from here") == 1
-    assert "Traceback" not in output
+    ended = process.finish()
+    assert ended.returncode == 130
+    assert ended.stdout.count("stopped; the same command goes on from here") == 1
+    assert "Traceback" not in ended.stdout
     assert not list(folder.glob("outputs/tiny/*/FAILED"))
     assert len(list(folder.glob("outputs/tiny/*/record.json"))) < 6
     code, output = here(folder)
@@ -264,18 +261,16 @@ def test_ctrl_c_stops_cleanly_and_the_rest_continues_later(undisturbed: Path, tm
 def test_what_other_code_has_trained_is_stale_and_trained_again_when_asked_to(tmp_path: Path) -> None:
     user = Path(shutil.copytree(USER, tmp_path / "user", ignore=shutil.ignore_patterns("__pycache__")))
     rows = [{"neck": "none"}, {"neck": "deadly", "neck.width": [8, 12]}]  # one that the edit below does not touch
-    folder = new_study(tmp_path / "work", rows=rows, baseline="none")
-    process = ablate(folder, user=user)
-    output = finish(process)
-    assert process.returncode == 0, output
+    folder = new_study(tmp_path / "work", rows=rows, baseline="none", seeds=[0])
+    first = ablate(folder, user=user).finish()
+    assert first.returncode == 0, first.stdout
     lines, before = len(fits(folder)), outcome(folder)
     neck = user / "deadly.py"
     neck.write_text(neck.read_text().replace("torch.nn.Dropout(0.2)", "torch.nn.Dropout(0.3)"))
-    again = ablate(folder, "--rerun-stale", user=user)
-    output = finish(again)
-    assert again.returncode == 0, output
-    assert "6 runs in 3 rows: 2 done, 4 stale" in output
-    assert len(fits(folder)) == lines + 4
+    again = ablate(folder, "--rerun-stale", user=user).finish()
+    assert again.returncode == 0, again.stdout
+    assert "3 runs in 3 rows: 1 done, 2 stale" in again.stdout
+    assert len(fits(folder)) == lines + 2
     after = outcome(folder)
     assert {name for name in before if before[name] != after[name]} == {name for name in before if "deadly" in name}
     assert not list(folder.rglob("superseded.json"))
@@ -323,20 +318,23 @@ def test_a_table_of_what_a_colleague_ran_and_more_seeds(undisturbed: Path, tmp_p
     header.write_text(json.dumps(content))
     study.write_text(asked)
     # In a process of its own: what it trains with is what is imported there.
-    process = ablate(folder, "--reproduce", "1")
-    output = finish(process)
-    assert "holds, bitwise: equal weights" in output, output
-    assert process.returncode == 0
+    command = [sys.executable, str(ROOT / "ablate.py"), "tiny", "--reproduce", "1", "--config-dir", str(USER)]
+    cold = subprocess.run(command, cwd=folder, env=environment(USER), capture_output=True, text=True, timeout=240)
+    assert "holds, bitwise: equal weights" in cold.stdout, cold.stdout + cold.stderr
+    assert cold.returncode == 0
 
 
-@pytest.mark.slow
 def test_a_failure_message_that_looks_like_markup_is_shown_as_it_is(tmp_path: Path) -> None:
-    folder = new_study(tmp_path, rows=[{"neck": "deadly", "neck.width": 8}], seeds=[0])
-    here(folder)
-    (record,) = folder.glob("outputs/tiny/*/record.json")
-    record.unlink()
-    (record.parent / "FAILED").write_text("ValueError: [/data/x.jpg] is [bold] no image")
-    assert "[/data/x.jpg] is [bold] no image" in here(folder, "--plan")[1]
+    folder = new_study(tmp_path, rows=[{"neck": "conv"}], baseline="conv", seeds=[0])
+    with initialised():
+        plan = make_plan(read_study(folder / "experiments" / "tiny" / "study.yaml"), [f"outputs={folder / 'outputs'}"])
+    run = plan.root / plan.runs[0].spec.name
+    run.mkdir(parents=True)
+    (run / "FAILED").write_text("ValueError: [/data/x.jpg] is [bold] no image")
+    code, output = here(folder, "--plan")
+    assert code == 0, output
+    assert "tiny: 1 runs in 1 rows: 1 failed" in output
+    assert "[/data/x.jpg] is [bold] no image" in output
 
 
 def finished_study(folder: Path) -> Path:

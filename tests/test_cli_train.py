@@ -18,6 +18,8 @@ from necklace.build import datamodule_of, model_of
 from necklace.model import weights_hash
 from necklace.record import read_record, unpack_bits
 from tests.conftest import SMALL, compose_train
+from tests.wandb_files import inspected
+from tests.warm import WarmProcess
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,24 +28,26 @@ SCRIPT = (str(ROOT / "train.py"),)
 COMMAND = ("-m", "necklace.cli.main", "train")
 
 
-def train(*arguments: str, cwd: Path, command: tuple[str, ...] = SCRIPT, path: str = "") -> subprocess.CompletedProcess[str]:
+def environment(cwd: Path, path: str = "") -> dict[str, str]:
     keyless = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     paths = os.pathsep.join(filter(None, [str(ROOT / "src"), path]))  # this checkout, whatever is installed
-    return subprocess.run(
-        [sys.executable, *command, *arguments],
-        cwd=cwd,
-        env=keyless | {"OMP_NUM_THREADS": "1", "HOME": str(cwd), "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return keyless | {"OMP_NUM_THREADS": "1", "HOME": str(cwd), "PYTHONPATH": paths}
+
+
+def train(*arguments: str, cwd: Path, command: tuple[str, ...] = SCRIPT, path: str = "") -> subprocess.CompletedProcess[str]:
+    """The command in a new Python."""
+    line = [sys.executable, *command, *arguments]
+    return subprocess.run(line, cwd=cwd, env=environment(cwd, path), capture_output=True, text=True, timeout=300)
+
+
+def warm(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A script in a process that has imported everything."""
+    return WarmProcess(ROOT / script, *arguments, cwd=cwd, env=environment(cwd)).finish(300)
 
 
 def inspect(run_file: Path) -> dict:
     """Read an offline W&B run back through W&B's own reader."""
-    wandb = Path(sys.executable).with_name("wandb")
-    command = [str(wandb), "leet", "inspect", "--summary", "--json", str(run_file)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return json.loads(inspected(run_file, "--summary"))
 
 
 @pytest.mark.slow
@@ -100,11 +104,11 @@ def test_corrupt_images_stop_the_run_or_are_counted(tmp_path: Path) -> None:
     broken = root / "train" / "dark" / "3.png"
     broken.write_bytes(broken.read_bytes()[:60])
     small = [text for text in SMALL if "source" not in text] + ["data=folder", f"data.root={root}", "batch_size=4"]
-    stopped = train("neck=sppf", *small, cwd=tmp_path)
+    stopped = warm("train.py", "neck=sppf", *small, cwd=tmp_path)
     assert stopped.returncode != 0
     assert str(broken) in stopped.stderr
     assert "Traceback" not in stopped.stderr
-    skipped = train("neck=sppf", *small, "data.on_corrupt=skip", cwd=tmp_path)
+    skipped = warm("train.py", "neck=sppf", *small, "data.on_corrupt=skip", cwd=tmp_path)
     assert skipped.returncode == 0, skipped.stderr
     (path,) = tmp_path.glob("outputs/runs/*/record.json")
     record = read_record(path)
@@ -140,17 +144,13 @@ def test_a_mistake_is_answered_in_a_line_or_two(tmp_path: Path, arguments: list[
 
 @pytest.mark.slow
 def test_a_failing_run_of_a_multirun_leaves_the_others_alone(tmp_path: Path) -> None:
-    result = train("-m", "neck=none,focal", "optimizer.lr=1e30,1e-3", "schedule=constant", *SMALL, cwd=tmp_path)
+    chosen = ["neck=none,focal", "optimizer.lr=1e30,1e-3", "schedule=constant"]
+    result = warm("train.py", "-m", *chosen, *SMALL, cwd=tmp_path)
     assert result.returncode == 1
     assert len(list(tmp_path.glob("outputs/runs/*/record.json"))) == 2
     assert len(list(tmp_path.glob("outputs/runs/*/FAILED"))) == 2
     assert "training loss is" in result.stderr
-    table = subprocess.run(
-        [sys.executable, str(ROOT / "ablate.py"), "--from", "outputs/runs"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    table = warm("ablate.py", "--from", "outputs/runs", cwd=tmp_path)
     assert table.returncode == 1
     assert table.stdout.count("failed: FloatingPointError") == 2
 
@@ -171,7 +171,7 @@ def test_two_processes_train_one_run_and_evaluate_every_image_once(tmp_path: Pat
         "task.class_weights=balanced",
     ]
     small = [text for text in SMALL if "source" not in text and not text.startswith(("logger=", "data.size="))]
-    result = train("neck=sppf", *small, *sizes, *TWO, cwd=tmp_path)
+    result = warm("train.py", "neck=sppf", *small, *sizes, *TWO, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (path,) = tmp_path.glob("outputs/runs/*/record.json")
     record = read_record(path)

@@ -18,10 +18,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 
-from necklace.launcher import local, slots
+from necklace.launcher import local, server, slots
 from necklace.launcher.hydra_jobs import error_of, hydra_launcher
 from necklace.record import Record, read_record
 from tests.conftest import SMALL
+from tests.warm import WarmProcess
 
 ROOT = Path(__file__).parents[1]
 CORES = sorted(os.sched_getaffinity(0))
@@ -101,6 +102,7 @@ if __name__ == "__main__":
 @pytest.fixture(scope="module", autouse=True)
 def own_server() -> None:
     """No server from other tests, which has imported what these asked for: the first launch here starts one."""
+    server._asked_for.clear()
     forkserver._forkserver._stop()  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -238,7 +240,13 @@ def test_options_and_tasks_that_cannot_be_are_refused(launch: Any) -> None:
         launch(["number=0"], task=lambda config: None)
 
 
-def start(app: Path, *overrides: str) -> subprocess.Popen[str]:
+def start(app: Path, *overrides: str) -> WarmProcess:
+    words = ["-m", "hydra/launcher=local", *overrides]
+    return WarmProcess(app, *words, cwd=Path.cwd(), env=os.environ, joined=True)
+
+
+def start_cold(app: Path, *overrides: str) -> subprocess.Popen[str]:
+    """The same of a new Python."""
     command = [sys.executable, str(app), "-m", "hydra/launcher=local", *overrides]
     # A shell's background job, such as these tests may be, ignores Ctrl-C and passes that on.
     hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
@@ -257,14 +265,14 @@ def test_nothing_outlives_a_launcher_that_is_killed(app: Path) -> None:
     launcher = start(app, "what=sleep", "number=0,1", "hydra.launcher.slots=2")
     pids = noted_pids(app, 6)  # of two runs, what they started, and twice the server
     assert all(is_alive(pid) for pid in pids)
-    launcher.kill()
-    launcher.communicate()
+    os.kill(launcher.pid, signal.SIGKILL)
+    assert launcher.finish().returncode == -signal.SIGKILL
     wait_for(lambda: not any(is_alive(pid) for pid in pids), 10)
 
 
 @pytest.mark.slow
 def test_ctrl_c_stops_willing_and_stubborn_runs_and_starts_no_other(app: Path) -> None:
-    launcher = start(app, "what=stubborn,sleep,report", "hydra.launcher.slots=2")
+    launcher = start_cold(app, "what=stubborn,sleep,report", "hydra.launcher.slots=2")
     pids = noted_pids(app, 6)
     os.killpg(launcher.pid, signal.SIGINT)  # as the terminal does it
     output = launcher.communicate(timeout=30)[0]
@@ -277,8 +285,8 @@ def test_ctrl_c_stops_willing_and_stubborn_runs_and_starts_no_other(app: Path) -
 def test_two_launchers_never_use_one_core_at_a_time(app: Path) -> None:
     both = [start(app, "what=interval", "number=range(6)", *options) for options in ([], ["hydra.launcher.slots=1"])]
     for launcher in both:
-        output = launcher.communicate(timeout=120)[0]
-        assert launcher.returncode == 0, output
+        ended = launcher.finish(120)
+        assert ended.returncode == 0, ended.stdout
     lines = (app.parent / "out" / "intervals").read_text().splitlines()
     assert len(lines) == 6 + 6 * len(CORES)  # the second one's runs have all the cores
     everywhere = [[float(word) for word in line.split()] for line in lines]
@@ -288,9 +296,8 @@ def test_two_launchers_never_use_one_core_at_a_time(app: Path) -> None:
 
 
 def train(*arguments: str, cwd: Path) -> list[Record]:
-    command = [sys.executable, str(ROOT / "train.py"), "-m", "hydra/launcher=local", *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")} | {"HOME": str(cwd)}
-    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    result = WarmProcess(ROOT / "train.py", "-m", "hydra/launcher=local", *arguments, cwd=cwd, env=environment).finish(300)
     assert result.returncode == 0, result.stdout + result.stderr
     return [read_record(path) for path in sorted(cwd.glob("outputs/runs/*/record.json"))]
 

@@ -30,7 +30,7 @@ from necklace.study.store import StudyRecords, read_records
 from necklace.tasks.detection import Detection, detections
 from tests.conftest import spec_of
 from tests.detection_data import SMALL_DETECTOR, boxes_folder, on_folder
-from tests.test_cli_train import TWO, train
+from tests.test_cli_train import TWO, warm
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def test_what_was_tampered_with_is_found(trained: Path, tmp_path: Path, damage: 
 def test_two_processes_measure_what_one_does(folder: Path, tmp_path: Path) -> None:
     """A real gloo group over 13 test images of three shapes, which do not fall evenly to two ranks."""
     chosen = [text for text in on_folder(folder, tmp_path / "outputs") if not text.startswith("logger")]
-    result = train(*chosen, "neck=sppf", "epochs=3", "logger=none", *TWO, cwd=tmp_path)
+    result = warm("train.py", *chosen, "neck=sppf", "epochs=3", "logger=none", *TWO, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "sync_dist" not in result.stderr
     (path,) = (tmp_path / "outputs" / "runs").glob("*/record.json")

@@ -29,6 +29,7 @@ from tests import wandb_files
 from tests.conftest import SMALL, synthetic_record
 from tests.test_diagnostics_gate_stats import CLASSES, LAYERS, batches, network, watched
 from tests.wandb_files import ROOT, UNREACHABLE, by_epoch, command, finished_files, read
+from tests.warm import WarmProcess
 
 isolated = wandb_files.isolated_wandb  # a fixture for each test here
 Train = Callable[..., tuple[Record, Path]]
@@ -373,7 +374,7 @@ def test_tags_and_projects_are_such_as_wandb_takes(name: str, value: str, seed: 
 @pytest.mark.slow
 def test_an_unreachable_server_is_mentioned_once_and_the_runs_stay(tmp_path: Path) -> None:
     small = [text for text in SMALL if text != "logger=none"]
-    result, _ = command(
+    result = command(
         "train.py", "-m", "neck=none,sppf", *small, "epochs=1", "logger.wandb.mode=online", cwd=tmp_path, **UNREACHABLE
     )
     assert result.returncode == 0, result.stderr
@@ -389,24 +390,18 @@ def test_an_unreachable_server_is_mentioned_once_and_the_runs_stay(tmp_path: Pat
 def test_a_killed_run_has_one_history_once_it_is_resumed(tmp_path: Path) -> None:
     small = [text for text in SMALL if not text.startswith(("logger", "epochs"))]
     arguments = ["neck=focal", *small, "epochs=40", "callbacks.gates=1", *OFFLINE]
-    killed = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *arguments],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
+    killed = WarmProcess(ROOT / "train.py", *arguments, cwd=tmp_path, env=environment)
     history = None
     while history is None or len(history.read_text().splitlines()) < 4:  # its header and three epochs
-        assert killed.poll() is None
+        assert killed.is_alive()
         history = next(tmp_path.glob("outputs/runs/*/history.csv"), None)
         time.sleep(0.01)
     os.killpg(killed.pid, signal.SIGKILL)  # with W&B's own process
-    killed.wait()
+    assert killed.finish().returncode == -signal.SIGKILL
     folder = history.parent
     (first,) = finished_files(folder)
-    result, _ = command("train.py", *arguments, cwd=tmp_path)
+    result = command("train.py", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert json.loads((folder / "record.json").read_text())["resumed"] == 1
     assert unsynced(folder) == run_files(folder)[1] != first

@@ -146,7 +146,7 @@ def test_a_study_without_network_leaves_a_run_for_each_run_of_it(tmp_path: Path)
     path = tmp_path / "experiments" / "tiny" / "study.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(yaml.safe_dump(STUDY))
-    result, _ = command("ablate.py", "tiny", "hydra.launcher.slots=1", cwd=tmp_path, **UNREACHABLE)
+    result = command("ablate.py", "tiny", "hydra.launcher.slots=1", "hydra.launcher.threads=1", cwd=tmp_path, **UNREACHABLE)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("W&B is left alone") == 1
     assert not any("W&B is left alone" in log.read_text() for log in tmp_path.glob("outputs/tiny/.logs/*.log"))
@@ -158,7 +158,7 @@ def test_a_study_without_network_leaves_a_run_for_each_run_of_it(tmp_path: Path)
     ]
     assert len({run["run"]["run_group"] for run in runs}) == 3
     assert len(list(tmp_path.glob("outputs/tiny/.table/wandb/offline-run-*/run-table.wandb"))) == 1
-    sent, _ = command("ablate.py", "tiny", "--wandb-sync", cwd=tmp_path, **UNREACHABLE)
+    sent = command("ablate.py", "tiny", "--wandb-sync", cwd=tmp_path, **UNREACHABLE)
     assert sent.returncode == 1
     assert "7 runs are to be uploaded, but not now: http://127.0.0.1:9" in sent.stdout
     assert "Traceback" not in sent.stderr

@@ -60,10 +60,10 @@ def test_the_dashboards_spec_needs_no_network(tmp_path: Path) -> None:
     path = tmp_path / "experiments" / "tiny" / "study.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(yaml.safe_dump(STUDY))
-    result, _ = command("src/necklace/cli/main.py", "dashboard", "tiny", "--dry-run", cwd=tmp_path, **UNREACHABLE)
+    result = command("src/necklace/cli/main.py", "dashboard", "tiny", "--dry-run", cwd=tmp_path, **UNREACHABLE)
     assert result.returncode == 0, result.stderr
     assert "test/acc@16" in metric_names(json.loads(result.stdout))
-    result, _ = command("src/necklace/cli/main.py", "dashboard", "tiny", cwd=tmp_path, **UNREACHABLE)
+    result = command("src/necklace/cli/main.py", "dashboard", "tiny", cwd=tmp_path, **UNREACHABLE)
     assert result.returncode == 1
     assert "127.0.0.1:9" in result.stderr
     assert "Traceback" not in result.stderr

@@ -3,17 +3,17 @@
 import json
 import os
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import wandb
+from wandb.util import get_core_path
 
 from necklace.tracking import wandb_run
 from necklace.tracking.wandb_run import run_files
+from tests.warm import WarmProcess
 
 ROOT = Path(__file__).parents[1]
 UNREACHABLE = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
@@ -39,10 +39,16 @@ def finished_files(folder: Path) -> list[Path]:
     return run_files(folder)
 
 
+def inspected(file: Path, *options: str) -> str:
+    """What `wandb leet inspect --json` prints of a run file, by the program that it starts after two seconds of imports."""
+    command = [get_core_path(), "leet", "inspect", "--no-observability", "--json", *options]
+    command += ["--run-file", str(file.resolve()), str(file.resolve().parents[1])]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def read(file: Path) -> dict[str, Any]:
     """A run file by W&B's own reader: its run, config, rows of history, summary, and metric definitions."""
-    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(file)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = inspected(file).splitlines()
     found: dict[str, Any] = {"rows": [], "summary": {}, "metrics": [], "artifacts": [], "exit": None}
     for record in map(json.loads, lines):
         content = record.get(record["type"])
@@ -70,14 +76,6 @@ def by_epoch(rows: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
     return merged
 
 
-def command(script: str, *arguments: str, cwd: Path, **environment: str) -> tuple[subprocess.CompletedProcess[str], float]:
-    started = time.monotonic()
-    result = subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments],
-        cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(cwd), "COLUMNS": "200"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    return result, time.monotonic() - started
+def command(script: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(cwd), "COLUMNS": "200"} | environment
+    return WarmProcess(ROOT / script, *arguments, cwd=cwd, env=env).finish(500)

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import stats
 
 from necklace.record import Record, pack_bits
-from necklace.results.results import Results, Row, RowCost, SamePair
+from necklace.results.results import Control, Results, Row, RowCost, SamePair
 from necklace.results.stats import Difference, Interval, Summary
 from necklace.study.store import StudyInfo, StudyRecords, StudyRun
 from tests.conftest import synthetic_record
@@ -206,6 +206,12 @@ def example() -> Results:
         if number == 7:
             failure = "RuntimeError: focal_window 9 is larger than the map of 7 x 7"
             row = replace(row, runs=(row.runs[0], replace(row.runs[1], state="failed", failure=failure), row.runs[2]))
+        if name in ("spp", "sppf"):
+            matched = rows[2]
+            of_control = [run.record.metrics["test/acc"] for run in matched.runs if run.record]
+            difference = example_row(name, accuracies, baseline=[*of_control]).difference
+            assert difference is not None
+            row = replace(row, control=Control(matched.name, difference))
         rows.append(row)
         first = first or accuracies
     question = "Which neck between a small CNN and its classifier helps, at which cost?"

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from necklace.results.figure_data import figure_data
-from necklace.results.stats import Interval
+from necklace.results.results import Control
+from necklace.results.stats import Difference, Interval
 from tests.synthetic import example, example_results, example_row
 
 NAMES = ("differences", "params", "latency", "curves", "sizes")
@@ -17,7 +18,11 @@ def test_differences_by_hand() -> None:
     data = figure_data(
         example_results(
             example_row("none", none),
-            replace(example_row("sppf", [0.51, 0.62, 0.73], baseline=none), images=Interval(0.012345678, 0.03)),
+            replace(
+                example_row("sppf", [0.51, 0.62, 0.73], baseline=none),
+                images=Interval(0.012345678, 0.03),
+                control=Control("conv", Difference(3, -0.02, Interval(-0.05, 0.01), None, None, 0.0, None)),
+            ),
             example_row("focal", [0.55, None, None], baseline=none),
             example_row("conv", [None, None, None], baseline=none),
             noise=0.1,
@@ -31,9 +36,10 @@ def test_differences_by_hand() -> None:
         "baseline": "none",
         "noise": 10.0,
         "rows": [
-            {"name": "sppf", "n": 3, "seeds": 3, "finished": 3, "mean": 2.0, "images": [1.234568, 3.0]},
-            {"name": "focal", "n": 1, "seeds": 3, "finished": 1, "mean": 5.0, "t": None, "images": None},
-            {"name": "conv", "n": 0, "seeds": 3, "finished": 0, "mean": None, "t": None, "images": None},
+            {"name": "sppf", "n": 3, "seeds": 3, "finished": 3, "mean": 2.0, "images": [1.234568, 3.0]}
+            | {"control": {"mean": -2.0, "t": [-5.0, 1.0]}},
+            {"name": "focal", "n": 1, "seeds": 3, "finished": 1, "mean": 5.0, "t": None, "images": None, "control": None},
+            {"name": "conv", "n": 0, "seeds": 3, "finished": 0, "mean": None, "t": None, "images": None, "control": None},
         ],
     }
 

@@ -37,11 +37,15 @@ def test_the_forest_is_drawn_where_its_data_says() -> None:
     data = figure_data(example())["differences"]
     axes = draw("differences", data).axes[0]
     drawn = [np.asarray(line.get_xydata()) for line in axes.lines]
-    for y, found in zip(axes.get_yticks(), data["rows"], strict=True):
+    for middle, found in zip(axes.get_yticks(), data["rows"], strict=True):
+        y = middle - 0.1 if found["control"] else middle
         at = [line[:, 0].tolist() for line in drawn if np.allclose(line[:, 1], y)]
         assert at == ([found["t"], [found["mean"]]] if found["mean"] is not None else [])
         below = [line[:, 0].tolist() for line in drawn if np.allclose(line[:, 1], y + 0.1)]
         assert below == ([found["images"]] if found["images"] else [])
+        control = [line[:, 0].tolist() for line in drawn if np.allclose(line[:, 1], y + 0.2)]
+        assert control == ([found["control"]["t"], [found["control"]["mean"]]] if found["control"] else [])
+    assert sum(found["control"] is not None for found in data["rows"]) == 2
     assert axes.patches[0].get_extents().transformed(axes.transData.inverted()).x1 == pytest.approx(data["noise"])
     texts = [text.get_text() for text in axes.get_yticklabels()]
     assert texts[-2].endswith("\nn = 2/3")

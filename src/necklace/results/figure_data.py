@@ -10,6 +10,7 @@ from typing import Any
 
 from necklace.results.inside_figures import fields_data, gates_data
 from necklace.results.results import Results, Row
+from necklace.results.stats import Interval
 
 Data = dict[str, Any]
 
@@ -26,7 +27,8 @@ def figure_data(results: Results) -> dict[str, Data]:
     Returns:
         Name to data, of the figures with any value; shares are in percent:
         `differences`: to the `baseline`, in percentage points: `mean`, `t` (the interval over seeds) and `images` (the interval
-        over test images for these weights), each [low, high]; `finished` runs; `noise` is the baseline's standard deviation.
+        over test images for these weights), each [low, high]; `control`: to the row that has the neck's size, `mean` and `t`;
+        `finished` runs; `noise` is the baseline's standard deviation.
         `params` and `latency`: `x` (parameters; ms for one image), `mean`, `sd`, and `front`: no other row is better in one of
         metric and cost without being worse in the other.
         `curves`: the val metric after `epoch` epochs, as `mean`, `low` and `high` over seeds, for epochs that all runs of a row
@@ -55,16 +57,22 @@ def figure_data(results: Results) -> dict[str, Data]:
 
 def _difference(row: Row) -> Data:
     difference = row.difference
-    t = difference.interval if difference else None
     return {
         "name": row.name,
         "n": difference.n if difference else 0,
         "seeds": len(row.runs),
         "finished": sum(run.record is not None for run in row.runs),
         "mean": _percent(difference.mean) if difference else None,
-        "t": [_percent(t.low), _percent(t.high)] if t else None,
-        "images": [_percent(row.images.low), _percent(row.images.high)] if row.images else None,
+        "t": _ends(difference.interval) if difference else None,
+        "images": _ends(row.images),
+        "control": {"mean": _percent(row.control.difference.mean), "t": _ends(row.control.difference.interval)}
+        if row.control
+        else None,
     }
+
+
+def _ends(interval: Interval | None) -> list[float | None] | None:
+    return [_percent(interval.low), _percent(interval.high)] if interval else None
 
 
 def _point(row: Row, x: float | None) -> Data:

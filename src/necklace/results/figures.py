@@ -79,15 +79,20 @@ def write_figures(results: Results, folder: Path) -> None:
 
 def _draw_differences(data: Data) -> Figure:
     rows = data["rows"][:MOST_ROWS]
-    figure, axes, places = row_axes([row["name"] for row in rows], [_count(row) for row in rows], 1.2)
+    figure, axes, places = row_axes([row["name"] for row in rows], [_count(row) for row in rows], 1.4)
     axes.axvline(0, color=GREY, linewidth=0.8, zorder=1)
     if data["noise"] is not None:
         axes.axvspan(-data["noise"], data["noise"], color="#DDDDDD", linewidth=0, zorder=0)
-    for y, row in zip(places, rows, strict=True):
+    for middle, row in zip(places, rows, strict=True):
+        y = middle - 0.1 if row["control"] else middle
         if row["images"] is not None:
             axes.plot(row["images"], [y + 0.1] * 2, color=COLOURS[6], linewidth=1, marker="|", markersize=4, zorder=3)
         if row["t"] is not None:
             axes.plot(row["t"], [y, y], color=COLOURS[0], linewidth=2, zorder=3, solid_capstyle="butt")
+        if row["control"] is not None:
+            if row["control"]["t"] is not None:
+                axes.plot(row["control"]["t"], [y + 0.2] * 2, color=COLOURS[4], linewidth=2, zorder=3, solid_capstyle="butt")
+            axes.plot(row["control"]["mean"], y + 0.2, color=COLOURS[4], marker="s", markersize=4, zorder=4)
         if row["mean"] is not None:
             axes.plot(row["mean"], y, color=COLOURS[0], marker="o", markersize=5, zorder=4)
         else:
@@ -96,12 +101,18 @@ def _draw_differences(data: Data) -> Figure:
     axes.set(xlabel=f"difference in {data['metric']}, percentage points")
     axes.grid(axis="x", alpha=0.3)
     entries: list[tuple[Artist, list[str]]] = [
-        (Line2D([], [], color=COLOURS[0], linewidth=2, marker="o", markersize=5), ["mean; 95 % t interval over seeds"]),
+        (
+            Line2D([], [], color=COLOURS[0], linewidth=2, marker="o", markersize=5),
+            fitted_lines(f"to {data['baseline']}: mean, 95 % t interval over seeds", LEGEND, 2),
+        ),
         (
             Line2D([], [], color=COLOURS[6], linewidth=1, marker="|", markersize=4),
             ["95 % interval over test images, for these weights"],
         ),
     ]
+    if any(row["control"] for row in rows):
+        control = Line2D([], [], color=COLOURS[4], linewidth=2, marker="s", markersize=4)
+        entries.append((control, ["to the control of its own size, likewise over seeds"]))
     if data["noise"] is not None:
         entries.append(
             (Patch(color="#DDDDDD"), fitted_lines(f"± sd between seeds of {data['baseline']}: {data['noise']:.2g}", LEGEND, 2))

@@ -18,7 +18,8 @@ _FIGURES = {
     "differences": (
         "Difference to the baseline",
         "Mean of the differences paired by seed, in percentage points. The thick bar is the 95 % interval over seeds; the thin "
-        "bar is the 95 % interval over test images, for these weights. The band is the spread of the baseline between seeds.",
+        "bar is the 95 % interval over test images, for these weights. The band is the spread of the baseline between seeds. "
+        "Squares: the difference to the control, the row of the neck's own size.",
     ),
     "params": (
         "Against parameters",

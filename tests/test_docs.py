@@ -26,6 +26,7 @@ from necklace.cli.main import USAGE
 from necklace.config import Composer
 from necklace.launcher.local import launching_overrides
 from necklace.results.analysis import analyse
+from necklace.results.figure_data import figure_data
 from necklace.results.results import Row
 from necklace.study.store import read_records
 
@@ -238,13 +239,8 @@ def test_tables_hold_the_numbers_of_the_records(page: str) -> None:
     assert [line[1:] for line in lines] == expected
     if page == "README.md":
         assert [line[0] for line in lines] == [row.name for row in results.rows]
-
-
-def test_the_forest_plot_is_of_the_records() -> None:
-    script = runpy.run_path(str(ROOT / "docs" / "forest.py"))
-    data = script["forest_data"](ROOT / "experiments" / "necks_cifar10")
-    assert json.loads((ROOT / "docs" / "forest.json").read_text()) == data
-    assert script["forest"](data).axes
+    drawn = json.loads((ROOT / "experiments" / study / "figures" / "differences.json").read_text())
+    assert drawn == figure_data(results)["differences"]
 
 
 def test_the_drawing_of_the_walk_is_the_scripts() -> None:

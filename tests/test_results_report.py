@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -210,9 +211,8 @@ class Browser:
         copies = [
             (os.POSIX_SPAWN_DUP2, here, there) for here, there in ((silent, 1), (silent, 2), (theirs_in, 3), (theirs_out, 4))
         ]
-        self._process = os.posix_spawn(
-            executable, [executable, *switches], {**os.environ, "HOME": str(profile)}, file_actions=copies, setpgroup=0
-        )
+        own = {**os.environ, "HOME": str(profile), "TMPDIR": str(profile)}
+        self._process = os.posix_spawn(executable, [executable, *switches], own, file_actions=copies, setpgroup=0)
         for end in (theirs_in, theirs_out, silent):
             os.close(end)
         self._answers = answers
@@ -286,15 +286,14 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def browser() -> Iterator[Browser]:
     executable = shutil.which("chromium")
     if executable is None:
         pytest.skip("needs a program called chromium, such as Debian's package of that name")
-    profile = tmp_path_factory.mktemp("chromium")
-    chromium = Browser(executable, profile)
-    yield chromium
-    chromium.close()
-    shutil.rmtree(profile)
+    with TemporaryDirectory() as profile:  # of a short name, as a socket's path must be short
+        chromium = Browser(executable, Path(profile))
+        yield chromium
+        chromium.close()
 
 
 @pytest.mark.parametrize("width", [1280, 400])

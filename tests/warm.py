@@ -11,12 +11,12 @@ import os
 import runpy
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver, get_context, process, resource_tracker, util
 from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
-from tempfile import TemporaryDirectory
 
 from necklace.launcher.server import start_server, without_main
 from necklace.launcher.worker import _forget_the_server
@@ -51,9 +51,10 @@ class WarmProcess:
     def __init__(self, script: Path, *arguments: str, cwd: Path, env: Mapping[str, str], joined: bool = False) -> None:
         warm_up()
         self._arguments = [str(script), *arguments]
-        self._folder = TemporaryDirectory()
+        # For its temporary files too, since one that is killed leaves them; what it has started may end a little later.
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._files = [Path(self._folder.name, name) for name in ("output", "output" if joined else "errors")]
-        words = (self._arguments, str(cwd), dict(env), [str(file) for file in self._files])
+        words = (self._arguments, str(cwd), dict(env) | {"TMPDIR": self._folder.name}, [str(file) for file in self._files])
         self._process = get_context("forkserver").Process(target=_carry_out, args=words)
         with without_main():
             self._process.start()
@@ -97,6 +98,7 @@ def _carry_out(arguments: Sequence[str], cwd: str, env: Mapping[str, str], files
     util.spawnv_passfds = _spawn_server
     os.environ.clear()
     os.environ.update(env)
+    tempfile.tempdir = None  # which is asked for again
     os.chdir(cwd)
     own = env.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:0] = [os.path.dirname(arguments[0]), *filter(None, own)]

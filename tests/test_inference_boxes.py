@@ -71,7 +71,7 @@ def test_every_kind_of_image_gives_the_same(loaded: LoadedRun, files: list[Path]
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned to the right
     turned.save(tmp_path / "turned.png", exif=exif)
-    kinds: list[Any] = [files[0], upright, np.array(upright), tmp_path / "turned.png"]
+    kinds: list[Any] = [files[0], upright, np.asarray(upright), tmp_path / "turned.png"]
     first, *others = loaded.predict(kinds)
     for other in others:
         torch.testing.assert_close(tuple(other), tuple(first))

@@ -106,7 +106,8 @@ def _given_pixels(image: Input) -> Tensor:
         return pixels_of(image)
     if not isinstance(image, np.ndarray | Tensor):
         raise ValueError(f"image={type(image).__name__}: must be a file, an image of Pillow, or an array or tensor of pixels")
-    found = torch.as_tensor(np.ascontiguousarray(image)) if isinstance(image, np.ndarray) else image.detach().cpu()
+    # A copy: torch warns about arrays that are read-only, as those of Pillow images are.
+    found = torch.as_tensor(np.array(image, order="C")) if isinstance(image, np.ndarray) else image.detach().cpu()
     if found.ndim == 3 and found.shape[2] != 3 and found.shape[0] == 3:
         found = found.permute(1, 2, 0)
     if found.dtype != torch.uint8 or found.ndim != 3 or found.shape[2] != 3 or not found.numel():

@@ -82,7 +82,8 @@ def test_a_run_without_a_record_is_in_the_row_of_its_finished_seeds(tmp_path: Pa
     failed = tmp_path / synthetic_record(["optimizer.lr=0.2"], 1, np.ones(8, bool)).name
     failed.mkdir()
     (failed / "FAILED").write_text("ValueError: no\n")
-    made = study_of_runs(tmp_path, "test/acc")
+    made = study_of_runs(tmp_path, None)
+    assert made.info.metric == "test/acc"
     assert [(run.row, run.seed, run.state) for run in made.runs] == [
         ("none, lr=0.1", 0, "done"),
         ("none, lr=0.2", 0, "done"),

@@ -11,11 +11,13 @@ from PIL import Image
 import necklace.build
 from necklace.build import built
 from necklace.config import Composer
+from necklace.heads import Dense
 from necklace.run.costs import measure_cost
 from necklace.study.plan import make_plan
 from necklace.study.status import StatusReader
 from necklace.study.study_file import read_study
 from tests.conftest import SMALL
+from tests.detection_data import boxes_folder
 
 pytestmark = pytest.mark.usefixtures("hydra_ready")
 
@@ -55,6 +57,30 @@ def test_a_row_that_is_another_in_other_words_is_dropped(tmp_path: Path) -> None
     plan = plan_of(tmp_path, rows=[{"neck": ["none", "focal"]}, {"neck": "focal", "neck.focal_level": [2, 3]}])
     assert list(plan.rows) == ["none", "focal", "focal, focal_level=3"]  # level 2 is the default
     assert "focal, focal_level=2" in plan.dropped[0]
+
+
+def test_a_study_is_about_what_its_task_is_known_by(tmp_path: Path) -> None:
+    assert plan_of(tmp_path).metric == "test/acc"
+    assert plan_of(tmp_path, metric="test/class_acc/spot").metric == "test/class_acc/spot"
+    boxes = {
+        "task": "detection",
+        "data": "context_boxes",
+        "data.source.train": 8,
+        "data.source.test": 4,
+        "backbone": "cifar_resnet",
+        "backbone.width": 4,
+        "backbone.stages": [4],
+        "head.levels": 1,
+        "head.kernel": 1,
+        "batch_size": 2,
+        "logger": "none",
+    }
+    assert plan_of(tmp_path, overrides=boxes).metric == "test/box_map"
+    assert plan_of(tmp_path, overrides=boxes, metric="test/box_ap50/c1").metric == "test/box_ap50/c1"
+    with pytest.raises(ValueError, match=r"metric: test/acc: row 'none' will not have it; its task measures test/box_map, "):
+        plan_of(tmp_path, overrides=boxes, metric="test/acc")
+    with pytest.raises(ValueError, match=r"metric: test/map07: .*measures test/acc, test/balanced_acc, test/class_acc/CLASS"):
+        plan_of(tmp_path, metric="test/map07")
 
 
 def test_a_planned_run_is_the_one_that_train_py_trains(tmp_path: Path, train_run) -> None:
@@ -124,13 +150,16 @@ def test_every_study_plans_and_each_of_its_rows_takes_a_step(path: Path, tmp_pat
                     image = Image.new("RGB", (32, 32), (number, 0, 0))
                     image.save(tmp_path / "images" / split / name / f"{number}.png")
         small = [f"data.root={tmp_path / 'images'}", "data.train_images=null", "batch_size=16"]
+    if any("data=voc" in text for text in study.overrides):
+        small = [f"data.root={boxes_folder(tmp_path / 'images')}"]
     plan = make_plan(study, [*small, f"outputs={tmp_path}"])
     assert len(plan.runs) == len(plan.rows) * len(study.seeds)
     assert not plan.dropped
     for row in plan.rows:
         planned = next(run for run in plan.runs if run.row == row)
         model, (height, width) = built(planned.spec.resolved)
-        model(torch.rand(2, 3, height, width)).sum().backward()
+        outputs = model(torch.rand(2, 3, height, width))
+        (outputs.scores.sum() + outputs.boxes.sum() if isinstance(outputs, Dense) else outputs.sum()).backward()
         assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
 
 

@@ -23,7 +23,7 @@ from necklace.study.plan import Plan, make_plan
 from necklace.study.progress import plan_lines
 from necklace.study.status import StatusReader
 from necklace.study.store import StudyRecords, read_records
-from necklace.study.study_file import EXPERIMENTS, METRICS, STUDY_FILE, read_study
+from necklace.study.study_file import EXPERIMENTS, STUDY_FILE, read_study
 
 if TYPE_CHECKING:
     from necklace.results.table import TableText
@@ -35,7 +35,7 @@ def carry_out(arguments: argparse.Namespace) -> int:
     """Do what was asked for; gives the exit code."""
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if arguments.root:
-        return _table_of_runs(arguments.root, arguments.metric or METRICS[0], arguments.figures, console)
+        return _table_of_runs(arguments.root, arguments.metric, arguments.figures, console)
     folder = EXPERIMENTS / arguments.name
     if arguments.verb == "verify":
         return _verify(read_records(folder), folder, console)
@@ -182,7 +182,7 @@ def _reproduce(study: StudyRecords, count: int, overrides: Sequence[str], consol
     return 0 if all(again.holds for again in repetitions) else 1
 
 
-def _table_of_runs(root: Path, metric: str, figures: Path | None, console: Console) -> int:
+def _table_of_runs(root: Path, metric: str | None, figures: Path | None, console: Console) -> int:
     """Print the table of the runs below a folder, whatever they are."""
     from necklace.results.analysis import analyse
     from necklace.results.figures import write_figures

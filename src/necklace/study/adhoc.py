@@ -11,14 +11,15 @@ from necklace.record import Record
 from necklace.run.folder import RunFolder
 from necklace.study.excerpts import read_curve, read_pictures
 from necklace.study.store import StudyInfo, StudyRecords, StudyRun, found_evidence
+from necklace.study.study_file import METRICS
 
 
-def study_of_runs(root: Path, metric: str) -> StudyRecords:
+def study_of_runs(root: Path, metric: str | None) -> StudyRecords:
     """Read all runs below a folder.
 
     Args:
         root: Such as outputs/runs, or a single run's folder.
-        metric: Name of a metric of the records.
+        metric: Name of a metric of the records; None for the first of `METRICS` that one has.
 
     Returns:
         The runs as a study without baseline: finished ones from the smallest neck to the largest, then failed and unfinished
@@ -34,9 +35,10 @@ def study_of_runs(root: Path, metric: str) -> StudyRecords:
         raise FileNotFoundError(f"{root}: holds no runs (folders with a record.json or FAILED)")
     folders = [RunFolder(path) for path in paths]
     records = {folder.path: record for folder in folders if (record := folder.record())}
-    if records and not any(metric in record.metrics for record in records.values()):
-        known = sorted({name for record in records.values() for name in record.metrics})
-        raise ValueError(f"{root}: no run has the metric {metric}; there are: {', '.join(known)}")
+    measured = {name for record in records.values() for name in record.metrics}
+    metric = metric or next((name for name in METRICS if name in measured), METRICS[0])
+    if records and metric not in measured:
+        raise ValueError(f"{root}: no run has the metric {metric}; there are: {', '.join(sorted(measured))}")
     rows = _row_names(paths, records)
     runs = sorted((_run(folder, rows[folder.path], records.get(folder.path)) for folder in folders), key=_by_neck_size)
     info = StudyInfo(

@@ -3,13 +3,14 @@
 import copy
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -19,10 +20,11 @@ from necklace.data.splits import splits_key
 from necklace.options.check import check_options, check_split_options
 from necklace.options.errors import OptionError
 from necklace.options.refusal import composed
+from necklace.options.signatures import defined
 from necklace.spec import RunSpec, run_spec, said_of
 from necklace.study.matching import matched_width
 from necklace.study.store import StudyInfo
-from necklace.study.study_file import StudyFile, axes_of, named_rows, override, shared_overrides
+from necklace.study.study_file import TASK_METRICS, StudyFile, axes_of, named_rows, override, shared_overrides
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Plan:
         controls: Row whose width was matched to another's neck to what was matched, `params` or `macs`.
         runs: Row by row, seed by seed; at least one.
         dropped: Sentences about rows that were asked for twice.
+        metric: Name of the metric that the study is about.
         composed: The first row's config with its `hydra` node: which launcher, with which options, and where configs lie.
         hydra_overrides: The overrides of Hydra's own options that it was composed with.
     """
@@ -61,6 +64,7 @@ class Plan:
     controls: dict[str, str]
     runs: tuple[PlannedRun, ...]
     dropped: tuple[str, ...]
+    metric: str
     composed: DictConfig
     hydra_overrides: tuple[str, ...]
 
@@ -105,7 +109,7 @@ class Plan:
             name=self.name,
             question=self.file.question,
             baseline=self.file.baseline,
-            metric=self.file.metric,
+            metric=self.metric,
             rows=tuple(self.rows),
             seeds=tuple(dict.fromkeys(run.seed for run in self.runs)),
             overrides=self.file.overrides,
@@ -179,6 +183,7 @@ def make_plan(
         controls={name: what for name, what in controls.items() if name in kept},
         runs=tuple(runs.values()),
         dropped=tuple(dropped),
+        metric=_metric(study, kept, tuple(runs.values())),
         composed=planner.first,
         hydra_overrides=tuple(hydra_overrides),
     )
@@ -192,6 +197,20 @@ def _seeds(study: StudyFile, count: int | None) -> tuple[int, ...]:
         raise ValueError(f"--seeds {count}: must be at least 1")
     more = itertools.count(max(study.seeds) + 1)
     return (*study.seeds[:count], *itertools.islice(more, max(0, count - len(study.seeds))))
+
+
+def _metric(study: StudyFile, rows: Collection[str], runs: Sequence[PlannedRun]) -> str:
+    """The study's metric, which each of its rows has to have; where it names none, that of the baseline's task."""
+    tasks = {run.row: run.spec.resolved["task"]["_target_"] for run in runs}
+    if study.metric is None:
+        known = TASK_METRICS.get(defined(tasks[study.baseline]))
+        return known[0][0] if known else get_class(tasks[study.baseline]).monitor.replace("val/", "test/")
+    for row in rows:
+        names, of_a_class = TASK_METRICS.get(defined(tasks[row]), ((), ()))
+        if names and study.metric not in names and not study.metric.startswith(of_a_class):
+            have = ", ".join((*names, *(f"{name}CLASS" for name in of_a_class)))
+            raise ValueError(f"{study.name}: metric: {study.metric}: row '{row}' will not have it; its task measures {have}")
+    return study.metric
 
 
 def _rows(study: StudyFile, planner: "_Planner") -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:

@@ -140,14 +140,14 @@ class _Watch:
             folder = self.folders[run_hash]
             if _newer(folder.code_path, self.started):  # written when a run starts
                 curve = read_curve(folder.path)
-                values = curve.get(self.plan.file.metric.replace("test/", "val/"), [])
+                values = curve.get(self.plan.metric.replace("test/", "val/"), [])
                 last = "" if not values or values[-1] is None else f"{values[-1]:.4g}"
                 shown.add_row(Text(f"{run.row}, seed {run.seed}"), str(len(curve.get("epoch", []))), last)
         return shown
 
     def _metric(self, record: Record) -> str:
-        value = record.metrics.get(self.plan.file.metric)
-        shown = "" if value is None else f"{self.plan.file.metric} {value:.4g}, "
+        value = record.metrics.get(self.plan.metric)
+        shown = "" if value is None else f"{self.plan.metric} {value:.4g}, "
         return f"{shown}{duration(record.wall_seconds)}"
 
     def _left(self) -> str:

@@ -12,7 +12,7 @@ rows:                           # a union of grids: each is the product of its l
 # optional
 same: [spp, sppf]               # two rows that compute the same: what differs between them is numerical noise
 choose: {optimizer.lr: [1e-3, 3e-3]}    # tried for each row, chosen on val
-metric: test/acc                # the default, or another of METRICS, or a class's: test/class_acc/CLASS
+metric: test/balanced_acc       # one of METRICS, or test/class_acc/CLASS; by default what the task is known by, here test/acc
 tolerance: 0.02                 # of the metric, when a run is trained again on another machine
 ```
 """
@@ -35,10 +35,18 @@ EXPERIMENTS, STUDY_FILE = Path("experiments"), "study.yaml"
 # How far a matched row's size may be from what it is matched to.
 MATCH_WITHIN = 0.02
 SET_BY_THE_STUDY = ("seed", "study", "rerun", "outputs")
-METRICS = ("test/acc", "test/balanced_acc", "test/map", "test/map07")
-METRICS += tuple(f"test/box_map{rule}" for rule in ("", "50", "75", "07", "12", "_small", "_medium", "_large"))
-METRICS += ("test/box_loc", "test/box_loc50", "test/box_class50")
-METRICS_OF_A_CLASS = ("test/class_acc/", "test/ap/", "test/box_ap/", "test/box_ap50/")
+# Of each task, by its class: the metrics that a study can ask for, first what it is known by; and those of one class.
+_BOXES = ("map", "map50", "map75", "map07", "map12", "map_small", "map_medium", "map_large", "loc", "loc50", "class50")
+TASK_METRICS = {
+    "necklace.tasks.classification.Classification": (("test/acc", "test/balanced_acc"), ("test/class_acc/",)),
+    "necklace.tasks.multilabel.MultiLabel": (("test/map", "test/map07"), ("test/ap/",)),
+    "necklace.tasks.detection.Detection": (
+        tuple(f"test/box_{name}" for name in _BOXES),
+        ("test/box_ap/", "test/box_ap50/"),
+    ),
+}
+METRICS = tuple(name for names, _ in TASK_METRICS.values() for name in names)
+METRICS_OF_A_CLASS = tuple(name for _, names in TASK_METRICS.values() for name in names)
 METRIC_NAMES = f"{', '.join(METRICS)}, or {' or '.join(f'{name}CLASS' for name in METRICS_OF_A_CLASS)}"
 
 
@@ -55,7 +63,7 @@ class StudyFile:
         grids: Option to its value or values, a product each.
         same: Names of two rows, or None.
         choose: Option to the values that are tried for each row.
-        metric: Name of a metric of the records.
+        metric: Name of a metric of the records; None for what the task is known by.
         tolerance: Largest difference of the metric that a repetition on another machine may show.
     """
 
@@ -67,7 +75,7 @@ class StudyFile:
     grids: tuple[dict[str, Any], ...]
     same: tuple[str, str] | None
     choose: dict[str, tuple[Any, ...]]
-    metric: str
+    metric: str | None
     tolerance: float
 
 
@@ -108,7 +116,7 @@ class _Content(BaseModel):
     choose: dict[StrictStr, Annotated[list[Any], Field(min_length=1)]] = Field(
         {}, description="a mapping of options to lists of values"
     )
-    metric: Annotated[StrictStr, AfterValidator(known_metric)] = Field("test/acc", description=f"one of {METRIC_NAMES}")
+    metric: Annotated[StrictStr, AfterValidator(known_metric)] | None = Field(None, description=f"one of {METRIC_NAMES}")
     tolerance: Annotated[StrictFloat | StrictInt, Field(ge=0, le=1)] = Field(0.02, description="a share between 0 and 1")
 
 

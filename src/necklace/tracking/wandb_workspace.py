@@ -53,7 +53,7 @@ def workspace(plan: Plan, entity: str) -> ws.Workspace:
         entity=entity,
         project=project_name(plan.name),
         name=plan.name,
-        sections=_sections(plan.file.metric, sizes, list(gates)),  # pyright: ignore[reportArgumentType]
+        sections=_sections(plan.metric, sizes, list(gates)),  # pyright: ignore[reportArgumentType]
         settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=max(10, len(plan.rows))),
         # A run that was taken up again, or that failed, would be in its row's average with a part of its history.
         runset_settings=ws.RunsetSettings(

@@ -12,7 +12,7 @@ from necklace.record import checked, read_json
 
 # Pictures of a run that a report shows small, and how small: pixels across, colours.
 SHOWN = ("receptive_field", "gates*", "confusion", "detections", "precision_recall", "errors")
-THUMBNAIL = 440, 48
+THUMBNAIL = 440, 64
 
 Curve = dict[str, list[float | None]]
 """Column of a learning curve to its values by epoch, None where an epoch has no value; here epochs count from 0."""
@@ -55,7 +55,9 @@ def read_thumbnails(folder: Path) -> dict[str, bytes]:
         width, colours = THUMBNAIL
         with Image.open(path) as picture:
             height = max(1, round(picture.height * width / picture.width))
-            small = picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS).quantize(colours)
+            small = picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+            # An octree keeps the colours of thin lines over a photograph, which Pillow's default would blend into one.
+            small = small.quantize(colours, method=Image.Quantize.FASTOCTREE)
         content = io.BytesIO()
         small.save(content, "PNG", optimize=True)
         found[path.stem] = content.getvalue()

@@ -18,7 +18,7 @@ from necklace.results.report import report_html
 from necklace.results.table import table_text
 from necklace.results.write import table_files
 from necklace.study.store import RETIRED, StudyRecords, StudyRun, evidence_file, thumbnail_files
-from necklace.study.study_file import StudyFile, axes_of, read_study, row_names
+from necklace.study.study_file import StudyFile, axes_of, read_study, row_names, usual_metric
 
 
 def verify(study: StudyRecords, folder: Path) -> list[str]:
@@ -119,6 +119,9 @@ def _check_study(study: StudyRecords, asked: StudyFile) -> list[str]:
     info = study.info
     problems = []
     wanted = {name: getattr(asked, name) for name in ("question", "baseline", "metric", "same", "tolerance", "overrides")}
+    if asked.metric is None:
+        tasks = {run.record.config["task"]["_target_"] for run in study.runs if run.record and run.row == info.baseline}
+        wanted["metric"] = usual_metric(tasks.pop()) if len(tasks) == 1 else info.metric
     for name, value in (wanted | {"axes": axes_of(asked)}).items():
         if getattr(info, name) != value:
             problems.append(f"study.yaml: {name} is {value!r}; the records were read with {getattr(info, name)!r}")

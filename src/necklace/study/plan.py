@@ -10,7 +10,6 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -24,7 +23,7 @@ from necklace.options.signatures import defined
 from necklace.spec import RunSpec, run_spec, said_of
 from necklace.study.matching import matched_width
 from necklace.study.store import StudyInfo
-from necklace.study.study_file import TASK_METRICS, StudyFile, axes_of, named_rows, override, shared_overrides
+from necklace.study.study_file import TASK_METRICS, StudyFile, axes_of, named_rows, override, shared_overrides, usual_metric
 
 
 @dataclass(frozen=True)
@@ -203,8 +202,7 @@ def _metric(study: StudyFile, rows: Collection[str], runs: Sequence[PlannedRun])
     """The study's metric, which each of its rows has to have; where it names none, that of the baseline's task."""
     tasks = {run.row: run.spec.resolved["task"]["_target_"] for run in runs}
     if study.metric is None:
-        known = TASK_METRICS.get(defined(tasks[study.baseline]))
-        return known[0][0] if known else get_class(tasks[study.baseline]).monitor.replace("val/", "test/")
+        return usual_metric(tasks[study.baseline])
     for row in rows:
         names, of_a_class = TASK_METRICS.get(defined(tasks[row]), ((), ()))
         if names and study.metric not in names and not study.metric.startswith(of_a_class):

@@ -28,8 +28,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError
+
+from necklace.options.signatures import defined
 
 EXPERIMENTS, STUDY_FILE = Path("experiments"), "study.yaml"
 # How far a matched row's size may be from what it is matched to.
@@ -83,6 +86,16 @@ def _distinct(values: list[Any]) -> list[Any]:
     if len(set(values)) != len(values):
         raise ValueError("values repeat")
     return values
+
+
+def usual_metric(task: str) -> str:
+    """The metric that a task is known by, which a study is about if it names none.
+
+    Args:
+        task: The class, as a config's `_target_` has it.
+    """
+    known = TASK_METRICS.get(defined(task))
+    return known[0][0] if known else get_class(task).monitor.replace("val/", "test/")
 
 
 def known_metric(name: str) -> str:

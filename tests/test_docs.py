@@ -226,6 +226,7 @@ def all_params(row: Row) -> str:
 TABLES = {
     "README.md": ("necks_cifar10", [accuracy, to_baseline, to_control, neck_params]),
     "experiments/necks_cifar10/README.md": ("necks_cifar10", [accuracy, to_baseline, to_control, neck_params]),
+    "experiments/boxes_bccd/README.md": ("boxes_bccd", [accuracy, to_baseline, to_control, neck_params]),
     "experiments/necks_context/README.md": ("necks_context", [accuracy, to_baseline, all_params]),
 }
 

@@ -3,7 +3,7 @@
 import copy
 import itertools
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,7 @@ def make_plan(
         controls={name: what for name, what in controls.items() if name in kept},
         runs=tuple(runs.values()),
         dropped=tuple(dropped),
-        metric=_metric(study, kept, tuple(runs.values())),
+        metric=_metric(study, tuple(runs.values())),
         composed=planner.first,
         hydra_overrides=tuple(hydra_overrides),
     )
@@ -198,13 +198,13 @@ def _seeds(study: StudyFile, count: int | None) -> tuple[int, ...]:
     return (*study.seeds[:count], *itertools.islice(more, max(0, count - len(study.seeds))))
 
 
-def _metric(study: StudyFile, rows: Collection[str], runs: Sequence[PlannedRun]) -> str:
+def _metric(study: StudyFile, runs: Sequence[PlannedRun]) -> str:
     """The study's metric, which each of its rows has to have; where it names none, that of the baseline's task."""
     tasks = {run.row: run.spec.resolved["task"]["_target_"] for run in runs}
     if study.metric is None:
         return usual_metric(tasks[study.baseline])
-    for row in rows:
-        names, of_a_class = TASK_METRICS.get(defined(tasks[row]), ((), ()))
+    for row, task in tasks.items():
+        names, of_a_class = TASK_METRICS.get(defined(task), ((), ()))
         if names and study.metric not in names and not study.metric.startswith(of_a_class):
             have = ", ".join((*names, *(f"{name}CLASS" for name in of_a_class)))
             raise ValueError(f"{study.name}: metric: {study.metric}: row '{row}' will not have it; its task measures {have}")

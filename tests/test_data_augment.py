@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from necklace.data.augment import Augmentation, adjust, normalise, resized_crops
+from necklace.data.augment import Augmentation, Share, adjust, normalise, resized_crops
 from necklace.seeding import torch_generator
 
 
@@ -204,3 +204,23 @@ def test_normalise_by_hand_and_in_channels_last() -> None:
     )
     assert torch.allclose(result, expected.float(), atol=1e-6)
     assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+@given(
+    total=st.integers(1, 9),
+    world_size=st.integers(1, 4),
+    flip=st.booleans(),
+    padding=st.integers(0, 3),
+    cutout=st.integers(0, 4),
+    photometric=st.sampled_from([0.0, 0.5]),
+    scale=st.sampled_from([1.0, 0.3]),
+)
+def test_processes_change_an_image_as_one_does(
+    total: int, world_size: int, flip: bool, padding: int, cutout: int, photometric: float, scale: float
+) -> None:
+    augment = Augmentation(flip, padding, cutout, photometric, scale)
+    images = torch.randint(256, (total, 6, 5, 3), dtype=torch.uint8, generator=torch_generator(0, "images"))
+    whole = augment(images, torch_generator(0, "augment"))
+    for rank in range(min(world_size, total)):
+        own = augment(images[rank::world_size], torch_generator(0, "augment"), Share(rank, world_size, total))
+        assert torch.equal(own, whole[rank::world_size])

@@ -141,3 +141,19 @@ def test_a_mosaic_is_refused_where_images_have_no_boxes() -> None:
 def test_a_plan_knows_the_options_of_the_batches():
     given = {"self", "splits", "sizes", "batch_size", "seed", "augment", "sampler"}
     assert set(inspect.signature(DataModule.__init__).parameters) == given | set(OTHER_OPTIONS)
+
+
+def test_alternate_flips_each_image_in_every_other_epoch() -> None:
+    data = module(augment=Augmentation(flip="alternate"))
+    (first, *_) = data.train_dataloader()
+    plain = data.prepare(first, augment=False).images
+    shown = [data.prepare(first._replace(step=(epoch, 0, 0)), augment=True).images for epoch in range(4)]
+    assert torch.equal(shown[0], shown[2])
+    assert torch.equal(shown[1], shown[3])
+    turned = [not torch.equal(own, at_rest) for own, at_rest in zip(shown[0], plain, strict=True)]
+    assert 0 < sum(turned) < len(turned)
+    for now, later, own in zip(shown[0], shown[1], plain, strict=True):
+        assert {tuple(now.flatten().tolist()), tuple(later.flatten().tolist())} == {
+            tuple(own.flatten().tolist()),
+            tuple(own.flip(2).flatten().tolist()),
+        }

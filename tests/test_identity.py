@@ -28,7 +28,8 @@ def test_identity_is_what_changes_the_result_and_nothing_else() -> None:
         "outputs=/elsewhere",
         "study=other",
         "rerun=true",
-        "trainer.devices=2",
+        "trainer={devices: 2, sync_batchnorm: true}",
+        "+trainer.sync_batchnorm=true",
         "trainer.accelerator=gpu",
         "+trainer.enable_progress_bar=false",
     ):
@@ -48,6 +49,9 @@ def test_identity_is_what_changes_the_result_and_nothing_else() -> None:
         "data.augment.flip=true",
         "trainer.precision=bf16-mixed",
         "trainer.gradient_clip_val=1",
+        "trainer.devices=2",
+        "trainer.devices=3",
+        "+trainer={num_nodes: 2, devices: [0, 1]}",  # four processes
         "+trainer.limit_train_batches=2",
         "task.label_smoothing=0.1",
         "task.class_weights=balanced",

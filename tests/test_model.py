@@ -98,3 +98,18 @@ def test_an_image_gets_the_same_answer_whatever_it_is_batched_with(neck: Part, h
             together = model(batch)
             alone = torch.cat([model(image[None]) for image in batch])
             torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_mirror_averages_the_logits_of_both_sides_in_evaluation_only() -> None:
+    model = build(SPPF)
+    images = torch.randn(3, 3, 32, 32)
+    model.eval()
+    with torch.no_grad():
+        one, other = model(images), model(images.flip(3))
+        assert not torch.equal(one, other)
+        model.mirror = True
+        assert torch.equal(model(images), (one + other) / 2)
+        model.train()
+        trained = model(images)
+        model.mirror = False
+        assert torch.equal(trained, model(images))

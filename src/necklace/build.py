@@ -57,7 +57,7 @@ def model_for(config: DictConfig, classes: int, image_size: tuple[int, int] | No
         classes: Number of classes.
         image_size: Height and width, or None where images come at several sizes.
     """
-    return build_model(
+    model = build_model(
         lambda: instantiate(config.backbone),
         lambda **sizes: instantiate(config.neck, **sizes),
         lambda **sizes: instantiate(config.head, **sizes),
@@ -66,6 +66,8 @@ def model_for(config: DictConfig, classes: int, image_size: tuple[int, int] | No
         config.seed,
         is_dense(config.head),
     )
+    model.mirror = bool(config.get("mirror"))  # not there in records of before
+    return model
 
 
 def is_dense(head: Mapping[str, Any] | DictConfig) -> bool:

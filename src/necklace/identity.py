@@ -39,6 +39,7 @@ NEUTRAL = {
         "log_every_n_steps",
         "enable_progress_bar",
         "fast_dev_run",  # a test of a few batches, which leaves no record
+        "sync_batchnorm",  # with it the number of processes makes no difference; without, `_processes` counts
     },
 }
 
@@ -47,6 +48,7 @@ SAID = {
     "data": {"source", "root", "annotations", "on_corrupt", "year", "size", "test_fraction", "background", "links"}
     | {"max_pixels"},
     "backbone": {"pretrained"},
+    "trainer": {"devices", "num_nodes"},
 }
 # Characters of a run's whole name.
 MOST = 100
@@ -64,6 +66,7 @@ ADDED: dict[str, Any] = {
     "task.monitor": None,
     "backbone.stages": None,
     "optimizer.fused": None,
+    "mirror": False,
 }
 
 
@@ -83,6 +86,8 @@ def run_identity(resolved: dict[str, Any], digest: dict[str, str]) -> dict[str, 
             kept[group] = {name: value for name, value in kept[group].items() if name not in neutral}
     kept["data"]["digest"] = digest
     kept["backbone"]["pretrained"] = _weights_digest(resolved["backbone"])
+    if (processes := _processes(resolved["trainer"])) > 1 and not trains_as_one(resolved):
+        kept["trainer"]["processes"] = processes
     for option, as_before in ADDED.items():
         kept = _without(kept, option.split("."), as_before)
     return kept
@@ -239,6 +244,33 @@ def _without(node: dict[str, Any], path: Sequence[str], value: Any) -> dict[str,
     if rest:
         return {**node, name: _without(node[name], rest, value)}
     return node if node[name] != value else {key: kept for key, kept in node.items() if key != name}
+
+
+def _processes(trainer: dict[str, Any]) -> int:
+    """The processes that train a run, by its resolved `trainer`."""
+    devices = trainer.get("devices", 1)
+    if str(devices) in ("auto", "-1"):
+        if trainer.get("accelerator") not in ("auto", "gpu", "cuda"):
+            devices = 1
+        else:
+            import torch  # here: tables read identities without torch
+
+            devices = max(1, torch.cuda.device_count())
+    elif isinstance(devices, str) and "," in devices:
+        devices = [each for each in devices.split(",") if each.strip()]
+    count = len(devices) if isinstance(devices, list) else int(devices)
+    return count * int(trainer.get("num_nodes") or 1)
+
+
+def trains_as_one(resolved: dict[str, Any]) -> bool:
+    """Whether several processes of a run train as one does, but for rounding.
+
+    They do where they share BatchNorm's statistics, and all else is drawn for the whole step. The images of a mosaic are those
+    of a process, and with native sizes some groups of images are too small for several.
+    """
+    data = resolved["data"]
+    apart = data.get("augment", {}).get("mosaic") or str(data.get("sizes", {}).get("_target_", "")).endswith(".Native")
+    return bool(resolved["trainer"].get("sync_batchnorm")) and not apart
 
 
 def _weights_digest(backbone: dict[str, Any]) -> str | None:

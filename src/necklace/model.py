@@ -18,6 +18,8 @@ class Model(nn.Module):
 
     Attributes:
         dense: Whether the head is a dense one.
+        mirror: Whether evaluation averages the logits of an image and of its mirror image, which takes twice the time; from
+            airbench94, https://arxiv.org/abs/2404.00498. Off unless set; not for a dense head.
     """
 
     def __init__(self, backbone: Backbone, neck: nn.Module, head: nn.Module) -> None:
@@ -26,6 +28,7 @@ class Model(nn.Module):
         self.neck = neck
         self.head = head
         self.dense = bool(getattr(head, "dense", False))
+        self.mirror = False
 
     def maps(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What a dense head is given: the backbone's maps from fine to coarse, the neck on the last."""
@@ -36,7 +39,10 @@ class Model(nn.Module):
         """Map images [B, 3, H, W] to logits [B, K], or to what a dense head predicts, `heads.Dense`."""
         if self.dense:
             return self.head(self.maps(images))
-        return self.head(self.neck(self.backbone(images)))
+        logits = self.head(self.neck(self.backbone(images)))
+        if self.mirror and not self.training:
+            logits = (logits + self.head(self.neck(self.backbone(images.flip(3))))) / 2
+        return logits
 
 
 def build_model(

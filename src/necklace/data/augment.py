@@ -2,7 +2,8 @@
 
 torchvision's transforms.v2 draws its random parameters once per batched tensor, so a flip would flip all images or none. Here
 each image has its own draws, and flip and shift together are a single gather of pixels. The draws are made on the CPU, so that
-they are the same on every device, and reach it in one copy that no step waits for.
+they are the same on every device, and reach it in one copy that no step waits for. Processes that train together each draw for
+all images of a step and use their share, so an image is changed in the same way whatever their number.
 
 A random resized crop is cut from the image at the size of its batch, not from the original pixels. So the batch keeps one
 shape, which native sizes need, and no image is decoded again; but a small crop is enlarged from fewer pixels than the file may
@@ -12,6 +13,7 @@ have.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -23,17 +25,39 @@ GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue in brightness, Re
 ASPECT = 4 / 3  # largest ratio between the aspects of crop and image, in both directions
 
 
+class Share(NamedTuple):
+    """Which images of a step a process has: every `world_size`th, from `rank` on.
+
+    Attributes:
+        rank: The process.
+        world_size: Processes that train together.
+        total: Images of the step over all of them, or None for those of the batch.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    total: int | None = None
+
+    def of(self, draws: torch.Tensor, axis: int) -> torch.Tensor:
+        """The process's share of draws for all images, which lie along `axis`."""
+        return draws if self.world_size == 1 else draws.movedim(axis, 0)[self.rank :: self.world_size].movedim(0, axis)
+
+
+WHOLE = Share()
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Augmentation of training images; every draw is per image. The order is mosaic, crop, shift, flip, photometric, cutout.
 
     Attributes:
         mosaic: The probability that an image becomes a mosaic of four of its batch, see `mosaic.py`; 0 for none. Only for
-            images with boxes.
+            images with boxes. The others come from the images of the same process.
         crop_scale: Cut out a box and resize it to the image's size. Its share of the area is uniform in [crop_scale, 1], its
             aspect log-uniform within 4/3 of the image's own, as far as such a box fits; 1 for none.
         crop_padding: Shift by up to this many pixels along each axis; the gap is filled by reflection; 0 for none.
-        flip: Flip horizontally with probability 1/2.
+        flip: Flip horizontally with probability 1/2. `alternate`: half of the images in the first epoch, drawn once, and from
+            then on an image is flipped in every other epoch, so that two epochs show both of its sides (airbench94).
         photometric: Change brightness, then contrast, then saturation, each by a factor uniform in [1 - photometric,
             1 + photometric]; 0 for none.
         cutout: Side in pixels of a square at a random place that is set to mid-grey; 0 for none.
@@ -42,7 +66,7 @@ class Augmentation:
         ValueError: An option is out of range.
     """
 
-    flip: bool = False
+    flip: bool | Literal["alternate"] = False
     crop_padding: int = 0
     cutout: int = 0
     photometric: float = 0.0
@@ -50,6 +74,8 @@ class Augmentation:
     mosaic: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.flip not in (True, False, "alternate"):
+            raise ValueError(f"data.augment.flip={self.flip}: must be true, false or alternate")
         for name in ("crop_padding", "cutout"):
             if getattr(self, name) < 0:
                 raise ValueError(f"data.augment.{name}={getattr(self, name)}: must be 0 (off) or a number of pixels")
@@ -60,26 +86,43 @@ class Augmentation:
         if not 0 < self.crop_scale <= 1:
             raise ValueError(f"data.augment.crop_scale={self.crop_scale}: must be 1 (off) or a share of the area above 0")
 
-    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def __call__(
+        self,
+        images: torch.Tensor,
+        generator: torch.Generator,
+        share: Share = WHOLE,
+        flips: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Augment a batch.
 
         Args:
             images: uint8 [B, H, W, 3].
-            generator: A CPU generator, so that the draws are the same on every device.
+            generator: A CPU generator, so that the draws are the same on every device; the same for all processes.
+            share: Which images of the step these are.
+            flips: bool [B] on the images' device, the images to flip, for `alternate`.
 
         Returns:
             uint8 [B, H, W, 3]; `images` is not changed.
         """
-        crops, draws = self._draws(images.shape, generator)
-        return self._changed(images, crops, draws)
+        crops, draws = self._draws(images.shape, generator, share)
+        return self._changed(images, crops, draws, flips)
 
-    def with_boxes(self, images: torch.Tensor, targets: Targets, generator: torch.Generator) -> tuple[torch.Tensor, Targets]:
+    def with_boxes(
+        self,
+        images: torch.Tensor,
+        targets: Targets,
+        generator: torch.Generator,
+        share: Share = WHOLE,
+        flips: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, Targets]:
         """Augment a batch and its boxes, with the draws that a batch without boxes has, after those of mosaics.
 
         Args:
             images: uint8 [B, H, W, 3].
             targets: Their boxes.
-            generator: A CPU generator, so that the draws are the same on every device.
+            generator: As in `__call__`.
+            share: As in `__call__`.
+            flips: As in `__call__`.
 
         Returns:
             Images as in `__call__`, and the boxes in them, see `moved_boxes.py`.
@@ -89,14 +132,17 @@ class Augmentation:
         if self.mosaic:
             layout = draw_layout(count, height, width, self.mosaic, generator)
             images, targets, left = mosaic(images, targets, layout)
-        crops, draws = self._draws(images.shape, generator)
+        crops, draws = self._draws(images.shape, generator, share)
         if crops is not None:
             targets = cropped(targets, crops.to(images.device, non_blocking=True), (height, width), left)
         if self.flip:
-            targets = flipped(targets, draws[1].view(-1).to(images.device, non_blocking=True), width)
-        return self._changed(images, crops, draws), targets
+            which = draws[1].view(-1).to(images.device, non_blocking=True) if flips is None else flips
+            targets = flipped(targets, which, width)
+        return self._changed(images, crops, draws, flips), targets
 
-    def _changed(self, images: torch.Tensor, crops: torch.Tensor | None, draws: list[torch.Tensor]) -> torch.Tensor:
+    def _changed(
+        self, images: torch.Tensor, crops: torch.Tensor | None, draws: list[torch.Tensor], flips: torch.Tensor | None
+    ) -> torch.Tensor:
         """Images uint8 [B, H, W, 3], changed as drawn; see `_draws`."""
         count, height, width = images.shape[:3]
         device = images.device
@@ -108,7 +154,7 @@ class Augmentation:
         if self.crop_padding:
             rows, columns = _reflect(rows + shifts[0], height), _reflect(columns + shifts[1], width)
         if self.flip:
-            columns = torch.where(mirrored, columns.flip(1), columns)
+            columns = torch.where(mirrored if flips is None else flips[:, None], columns.flip(1), columns)
         if self.flip or self.crop_padding:
             first = height * torch.arange(count, device=device)[:, None]  # row of each image among the rows of all
             place = (width * (first + rows))[:, :, None] + columns[:, None, :]
@@ -122,23 +168,28 @@ class Augmentation:
             images = images.masked_fill((hit_rows[:, :, None] & hit_columns[:, None, :]).unsqueeze(3), 128)
         return images
 
-    def _draws(self, shape: Sequence[int], generator: torch.Generator) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
-        """The boxes to cut out, int64 [B, 4], None for none; and the rest, empty where it is off.
+    def _draws(
+        self, shape: Sequence[int], generator: torch.Generator, share: Share
+    ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+        """The boxes to cut out, int64 [B, 4], None for none; and the rest, empty where it is off or nothing is drawn for it.
 
         The rest is shifts int64 [2, B, 1], flips bool [B, 1], factors [3, B] and centres int64 [2, B, 1].
         """
-        count, height, width = shape[:3]
-        crops = _boxes(count, height, width, self.crop_scale, generator) if self.crop_scale < 1 else None
-        shifts = flips = factors = centres = torch.empty(0)
+        height, width = shape[1:3]
+        count = shape[0] if share.total is None else share.total
+        crops = share.of(_boxes(count, height, width, self.crop_scale, generator), 0) if self.crop_scale < 1 else None
+        shifts = mirrored = factors = centres = torch.empty(0)
         if self.crop_padding:
-            shifts = torch.randint(-self.crop_padding, self.crop_padding + 1, (2, count, 1), generator=generator)
-        if self.flip:
-            flips = torch.rand(count, 1, generator=generator) < 0.5
+            drawn = torch.randint(-self.crop_padding, self.crop_padding + 1, (2, count, 1), generator=generator)
+            shifts = share.of(drawn, 1)
+        if self.flip and self.flip != "alternate":
+            mirrored = share.of(torch.rand(count, 1, generator=generator) < 0.5, 0)
         if self.photometric:
-            factors = 1 + self.photometric * (2 * torch.rand(3, count, generator=generator) - 1)
+            factors = 1 + self.photometric * (2 * share.of(torch.rand(3, count, generator=generator), 1) - 1)
         if self.cutout:
             centres = torch.stack([torch.randint(side, (count, 1), generator=generator) for side in (height, width)])
-        return crops, [shifts, flips, factors, centres]
+            centres = share.of(centres, 1)
+        return crops, [shifts, mirrored, factors, centres]
 
 
 def _on(device: torch.device, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:

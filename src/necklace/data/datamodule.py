@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 import torch
 
-from necklace.data.augment import Augmentation, normalise
+from necklace.data.augment import Augmentation, Share, normalise
 from necklace.data.boxes import Targets
 from necklace.data.fitting import checked_size
 from necklace.data.images import ImageSet, SplitName
@@ -188,6 +188,7 @@ class DataModule(pl.LightningDataModule):
         self.eval_sizes = tuple(eval_sizes)
         self.test_size: int | None = None
         self._planned: tuple[int, list[Step]] | None = None
+        self._turned: torch.Tensor | None = None  # bool [N], the training images that the first epoch flips
 
     def train_dataloader(self) -> Batches:
         """Return the training batches; each pass uses the trainer's current epoch."""
@@ -256,12 +257,23 @@ class DataModule(pl.LightningDataModule):
         """Augment, if asked to, and normalise a batch of the loader for the model."""
         images, labels = batch.images, batch.labels
         if augment:
-            generator = torch_generator(self.seed, "augment", *batch.step)
+            epoch, number, rank = batch.step
+            # One stream for all ranks: each draws for the whole step and takes its share.
+            generator = torch_generator(self.seed, "augment", epoch, number, 0)
+            share = Share(rank, self._ranks()[1], batch.total)
+            flips = self._flips(batch.indices, epoch) if self.augment.flip == "alternate" else None
             if isinstance(labels, Targets):
-                images, labels = self.augment.with_boxes(images, labels, generator)
+                images, labels = self.augment.with_boxes(images, labels, generator, share, flips)
             else:
-                images = self.augment(images, generator)
+                images = self.augment(images, generator, share, flips)
         return batch._replace(images=normalise(images, self.mean, self.std), labels=labels)
+
+    def _flips(self, indices: torch.Tensor, epoch: int) -> torch.Tensor:
+        """Which of the training images at `indices` [B] an epoch flips, with `flip=alternate`: bool [B]."""
+        if self._turned is None:
+            self._turned = torch.rand(len(self.splits["train"]), generator=torch_generator(self.seed, "flip")) < 0.5
+        self._turned = self._turned.to(indices.device)  # once: a copy in each step would wait for the device
+        return self._turned[indices] ^ bool(epoch % 2)
 
 
 def _class_counts(labels: torch.Tensor, classes: int) -> list[int]:

@@ -18,6 +18,7 @@ RUN: dict[str, Kind] = {
     "seed": whole(0),
     "epochs": whole(1),
     "batch_size": whole(1),
+    "mirror": FLAG,
     "study": either(NAME, whole()),
     "outputs": NAME,
     "rerun": one_of(True, False, "stale", "failed"),

@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import Any
 
 from necklace.code_version import version_digest
-from necklace.identity import ADDED
+from necklace.identity import ADDED, trains_as_one
 from necklace.record import Record
 from necklace.study.store import StudyRecords, StudyRun
 
@@ -169,8 +169,9 @@ def _below(field: str, keys: Sequence[str]) -> bool:
 def _compared_fields(record: Record) -> Iterator[tuple[str, str]]:
     """The fields that a comparison has to hold equal: the identity, the versions and the machine."""
     yield from _flat(record.identity, "")
-    for field in ("steps", "world_size", "pretrained"):
+    for field in ("steps", "pretrained"):
         yield field, json.dumps(getattr(record, field))
+    yield "world_size", json.dumps(1 if trains_as_one(record.config) else record.world_size)
     yield from _flat(record.versions, "versions")
     yield from _flat(record.device, "device")
     yield "trainer.deterministic", json.dumps(record.config["trainer"].get("deterministic"))

@@ -38,7 +38,7 @@ def check_parts(data: DataModule, model: Model, task: Task, choice: str) -> None
 
 
 def check_head(model: Model, task: Task) -> None:
-    """Check that the head predicts what the task takes.
+    """Check that the head predicts what the task takes, and can be asked twice where it is to be.
 
     Raises:
         ValueError: It does not.
@@ -46,6 +46,8 @@ def check_head(model: Model, task: Task) -> None:
     if model.dense != task.dense:
         kind, fitting = ("boxes", "head=dense") if task.dense else ("one vector an image", "head=gap, flatten or pyramid")
         raise ValueError(f"head: this task takes {kind}, which this head does not predict; take {fitting}")
+    if model.dense and model.mirror:
+        raise ValueError("mirror=true: boxes in mirror images are not averaged; allowed with one vector an image")
 
 
 def check_positives(data: DataModule) -> None:

@@ -26,6 +26,7 @@ from necklace.run.costs import Cost, cost_table, measure_cost
 from necklace.run.history import History
 from necklace.tasks import Task, correctness
 from necklace.tasks.class_weights import balanced_weights
+from necklace.tasks.shared_layers import SharedLayers
 
 if TYPE_CHECKING:  # neither decides what comes out, so neither belongs to the code version
     from necklace.run.folder import RunFolder
@@ -143,6 +144,8 @@ def trainer_of(spec: "RunSpec", root: Path, callbacks: list[Any], loggers: Any) 
     plugins: list[Any] = [WholeCheckpointIO()]
     if is_single(options):  # else Lightning would take its rank from whatever job of a cluster this process is in
         plugins.append(LightningEnvironment())
+    elif options.get("sync_batchnorm"):
+        plugins.append(SharedLayers())
     return pl.Trainer(
         **{"enable_progress_bar": any(isinstance(each, Bar) for each in callbacks)} | options,
         max_epochs=spec.resolved["epochs"],

@@ -14,9 +14,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from necklace.data.augment import Share
 from necklace.data.datamodule import Batch
 from necklace.seeding import seed_device, stream_seed
 from necklace.tasks.mean_loss import MeanLoss
+from necklace.tasks.shared_layers import SharedDropout, share_dropout
 
 # Steps from one look at their losses to the next: to look at a loss waits for the device.
 LOOK = 50
@@ -74,6 +76,7 @@ class Task(pl.LightningModule):
         self.test_correct: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.step_lr = 0.0
         self.predicted: dict[str, list[int]] = {}
+        self._dropouts: list[SharedDropout] = []
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; the name of the hook that runs, which Lightning sets 47 times a step, without a search."""
@@ -127,9 +130,19 @@ class Task(pl.LightningModule):
         logits = self.model(images)
         return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
+    def setup(self, stage: str) -> None:
+        """Let dropout draw for the images of all ranks, where there are several."""
+        if stage == "fit" and self.trainer.world_size > 1:
+            self._dropouts = share_dropout(self.model)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout by epoch and batch, so that a resumed run makes the same draws as an uninterrupted one."""
-        seed_device(self.device, stream_seed(self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank))
+        """Seed dropout by epoch and batch, so that a resumed run makes the same draws as an uninterrupted one.
+
+        And as another number of ranks: all draw the same, for all images of the step.
+        """
+        seed_device(self.device, stream_seed(self.seed, "dropout", self.current_epoch, batch_idx, 0))
+        for layer in self._dropouts:
+            layer.share = Share(self.global_rank, self.trainer.world_size, batch.total)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Loss of one step: the mean over the images of all ranks.

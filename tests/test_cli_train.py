@@ -209,6 +209,36 @@ def test_two_processes_train_one_run_and_evaluate_every_image_once(tmp_path: Pat
             assert sum(record.data["predicted"]["test"]) == 33
 
 
+def losses(folder: Path) -> list[float]:
+    (path,) = folder.glob("outputs/runs/*/history.csv")
+    return [float(row[name]) for row in csv.DictReader(path.read_text().splitlines()) for name in ("train/loss", "val/loss")]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """With BatchNorm, shifts, flips, cutout and dropout, over 50 steps of 15 images, which are 8 and 7."""
+    chosen = ["data.source.train=180", "data.source.test=30", "batch_size=15", "epochs=5", "logger=none", "backbone.width=8"]
+    chosen += [
+        "data.augment.crop_padding=2",
+        "data.augment.flip=true",
+        "data.augment.cutout=4",
+        "optimizer=sgd",
+        "data.size=24",
+    ]
+    chosen += ["optimizer.lr=0.002", "neck=focal_block", "neck.drop=0.1", "neck.proj_drop=0.1", "+trainer.sync_batchnorm=true"]
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder, processes in zip(folders, (["trainer.accelerator=cpu"], TWO), strict=True):
+        folder.mkdir()
+        result = warm("train.py", *chosen, *processes, cwd=folder)
+        assert result.returncode == 0, result.stderr
+    one, two = (read_record(next(folder.glob("outputs/runs/*/record.json"))) for folder in folders)
+    assert (one.world_size, two.world_size, one.steps) == (1, 2, 50)
+    assert one.hash == two.hash
+    assert one.initial_hash == two.initial_hash
+    assert losses(folders[1]) == pytest.approx(losses(folders[0]), abs=1e-4)
+    assert two.metrics["test/loss"] == pytest.approx(one.metrics["test/loss"], abs=1e-4)
+
+
 @pytest.mark.slow
 def test_a_multirun_of_process_groups_is_refused(tmp_path: Path) -> None:
     result = train("-m", "seed=0,1", *SMALL, *TWO, cwd=tmp_path)

@@ -1,5 +1,6 @@
 """Detection from the config to the table, on small drawn data."""
 
+import csv
 import json
 import shutil
 from dataclasses import replace
@@ -212,6 +213,37 @@ def test_two_processes_measure_what_one_does(folder: Path, tmp_path: Path) -> No
     for name, value in metrics.items():
         assert record.metrics[name] == pytest.approx(value, abs=1e-6), name
     assert task.evidence.save(tmp_path / "one.npz") == record.evidence["sha256"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_detector_as_one_does(folder: Path, tmp_path: Path) -> None:
+    sizes = ["data/sizes=fixed", "data.size=32", "data.augment.flip=true", "data.augment.crop_scale=0.5"]
+    chosen = [
+        text
+        for text in on_folder(folder, tmp_path / "outputs")
+        if not text.startswith(("logger", "data/sizes", "data.sizes", "outputs"))
+    ]
+    chosen += [
+        *sizes,
+        "neck=sppf",
+        "epochs=3",
+        "logger=none",
+        "optimizer=sgd",
+        "optimizer.lr=0.001",
+        "+trainer.sync_batchnorm=true",
+    ]
+    found = []
+    for name, processes in (("one", ["trainer.accelerator=cpu"]), ("two", TWO)):
+        result = warm("train.py", *chosen, *processes, f"outputs={tmp_path / name}", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        (path,) = (tmp_path / name / "runs").glob("*/record.json")
+        rows = csv.DictReader((path.parent / "history.csv").read_text().splitlines())
+        found.append((read_record(path), [float(row[loss]) for row in rows for loss in ("train/loss", "val/loss")]))
+    (one, due), (two, losses) = found
+    assert (one.world_size, two.world_size) == (1, 2)
+    assert one.hash == two.hash
+    assert losses == pytest.approx(due, abs=1e-4)
+    assert two.metrics["test/box_map"] == pytest.approx(one.metrics["test/box_map"], abs=1e-4)
 
 
 CONTEXT = [*SMALL_DETECTOR[:4], "backbone.stages=[4]", "head.levels=1", "head.kernel=1", "head.width=16", "data=context_boxes"]

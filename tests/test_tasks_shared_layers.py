@@ -1,17 +1,23 @@
 """Two real processes of a gloo group against one."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from torch import multiprocessing, nn
 from torchvision.ops import StochasticDepth
 
-from necklace.data.augment import Share
+from necklace.backbones import CifarResNet
+from necklace.data.augment import Augmentation, Share, normalise
+from necklace.heads import Gap
+from necklace.model import build_model
+from necklace.necks import FocalBlock
+from necklace.seeding import torch_generator
 from necklace.tasks.shared_layers import SharedBatchNorm, SharedDropout, share_batch_norms, share_dropout
 
 RANKS = 2
@@ -59,9 +65,9 @@ def norm(kind: str, channels: int) -> nn.Module:
 
 def two_steps(layer: nn.Module, x: torch.Tensor, upstream: torch.Tensor) -> dict[str, torch.Tensor]:
     x = x.clone(memory_format=torch.preserve_format).requires_grad_()
-    for _ in range(2):
-        y = layer(x)
-        y.backward(upstream)
+    layer(x).backward(upstream)
+    y = layer(x)
+    y.backward(upstream)
     found = {"y": y.detach(), "x": x.grad}
     found |= {name: parameter.grad for name, parameter in layer.named_parameters() if parameter.requires_grad}
     return found | {name: value.clone() for name, value in layer.named_buffers()}
@@ -89,11 +95,48 @@ def test_batch_norm_of_two_processes_of_unequal_shares_is_that_of_one(kind: str,
             elif name.startswith("0.running") or name.endswith("tracked"):
                 assert torch.allclose(part[name], value, atol=1e-5), name
         if name in ("0.weight", "0.bias"):
-            assert torch.allclose(sum(part[name] for part in parts), value, rtol=1e-4, atol=1e-4), name
+            assert torch.allclose(parts[0][name] + parts[1][name], value, rtol=1e-4, atol=1e-4), name
 
 
 def layout(value: torch.Tensor) -> torch.memory_format:
     return torch.channels_last if value.ndim == 4 else torch.contiguous_format
+
+
+def trained(rank: int, ranks: int) -> torch.Tensor:
+    """The losses of ten steps in double precision, of 7 images each."""
+    model: Any = build_model(lambda: CifarResNet(8, 4), partial(FocalBlock, drop=0.1, proj_drop=0.1), Gap, 10, (16, 16), 0)
+    model.double().train()
+    dropouts = []
+    if ranks > 1:
+        share_batch_norms(model)
+        dropouts = share_dropout(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    augment = Augmentation(True, 2, 4, 0.3, 0.5)
+    pixels = torch.randint(256, (7, 16, 16, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    share = Share(rank, ranks, 7)
+    losses = []
+    for step in range(10):
+        batch = augment(pixels[rank::ranks], torch_generator(0, "augment", step), share)
+        torch.manual_seed(step)
+        for layer in dropouts:
+            layer.share = share
+        logits = model(normalise(batch, (0.5,) * 3, (0.25,) * 3).double())
+        loss = nn.functional.cross_entropy(logits, torch.arange(7)[rank::ranks], reduction="sum") / 7
+        optimizer.zero_grad()
+        loss.backward()
+        losses.append(loss.detach().clone())
+        if ranks > 1:
+            for value in (losses[-1], *(parameter.grad for parameter in model.parameters())):
+                dist.all_reduce(value)
+        optimizer.step()
+    return torch.stack(losses)
+
+
+def test_two_processes_take_the_steps_of_one_to_double_precision(tmp_path: Path) -> None:
+    due = trained(0, 1)
+    assert due[-1] < due[0] - 0.1
+    for losses in in_group(trained, tmp_path, RANKS):
+        assert torch.allclose(losses, due, rtol=0, atol=1e-10)
 
 
 def one_value(rank: int) -> str:

@@ -58,8 +58,9 @@ class Record:
         git: Commit of the code and whether the tree differed from it; None outside a checkout.
         code: Module to digest of the code that trained it, see `code_version`.
         versions: Package to version.
-        device: Kind, name and number of CPU threads.
-        world_size: Processes that trained together.
+        device: Kind, name and number of CPU threads. Where the run was taken up by other processes or on another machine also
+            `segments`: from which epoch (from 1) on how many processes trained it, and on what.
+        world_size: Processes that trained together, at the end.
         fit_seconds: Wall time of training and its validation.
         images_per_s: Training images per second of `fit_seconds`.
         wall_seconds: Wall time of the whole run.

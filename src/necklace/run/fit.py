@@ -232,11 +232,16 @@ def _training_fields(spec: "RunSpec", data: DataModule, trainer: pl.Trainer, his
     epochs, device = spec.resolved["epochs"], trainer.strategy.root_device
     images_seen = sum(row["images"] for row in history.rows)
     fit_seconds = sum(row["seconds"] for row in history.rows)
+    where = {"kind": device.type, "name": device_name(device), "threads": torch.get_num_threads()}
+    if (
+        len(history.segments) > 1
+    ):  # other processes or another machine went on: no run of a table that trained on one is like it
+        where["segments"] = history.segments
     return {
         "epochs": epochs,
         "steps": trainer.global_step,
         "train_images_left_out": len(data.splits["train"]) * epochs - images_seen,
-        "device": {"kind": device.type, "name": device_name(device), "threads": torch.get_num_threads()},
+        "device": where,
         "world_size": trainer.world_size,
         "fit_seconds": fit_seconds,
         "images_per_s": images_seen / fit_seconds,

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from necklace.atomic import write_whole
 from necklace.data.datamodule import Batch
+from necklace.run.conditions import device_name
 
 
 class History(Checkpoint):
@@ -31,17 +32,19 @@ class History(Checkpoint):
         self.rows: list[dict[str, Any]] = []
         self.extras: list[dict[str, float]] = []  # for each row, what a logger was given beside it
         self.resumed = 0
+        self.segments: list[dict[str, Any]] = []  # what trained from which epoch on, where that changed
         self._started = 0.0
         self._images = 0
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""
-        return {"rows": self.rows, "extras": self.extras, "resumed": self.resumed}
+        return {"rows": self.rows, "extras": self.extras, "resumed": self.resumed, "segments": self.segments}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the rows of a checkpoint."""
         self.rows, self.extras = list(state_dict["rows"]), list(state_dict["extras"])
         self.resumed = state_dict["resumed"] + 1
+        self.segments = list(state_dict["segments"])
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tell loggers where the run goes on, and give them the rows so far: they show one history without a step back.
@@ -49,6 +52,9 @@ class History(Checkpoint):
         Most start anew in a resumed run. One that continues what it wrote before has a method `begin`, is told the first step
         that is still to come, and takes of the rows what it lacks.
         """
+        trains = {"world_size": trainer.world_size, "device": device_name(trainer.strategy.root_device)}
+        if not self.segments or {name: self.segments[-1][name] for name in trains} != trains:
+            self.segments.append({"epoch": trainer.current_epoch + 1, **trains})
         for logger in trainer.loggers:
             begin = getattr(logger, "begin", None)
             if begin:

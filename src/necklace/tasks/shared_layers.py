@@ -7,24 +7,29 @@ and dropout draws for all images and uses its rank's share, so that N processes 
 The gradient of BatchNorm is that of Ioffe and Szegedy 2015 (arXiv 1502.03167), with its two sums over all ranks.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
-from timm.layers import DropPath
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision.ops import StochasticDepth
 
 from necklace.data.augment import WHOLE
 
-# What multiplies its input by a draw.
-DROPS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, DropPath, StochasticDepth)
+
+@cache
+def drops() -> tuple[type[nn.Module], ...]:
+    """The layers that multiply their input by a draw."""
+    from timm.layers.drop import DropPath  # here: few runs are trained by several processes, and timm takes its time
+    from torchvision.ops import StochasticDepth
+
+    return nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, DropPath, StochasticDepth
 
 
 class SharedDropout(nn.Module):
-    """A layer of `DROPS` that draws for all images of a step.
+    """A layer of `drops` that draws for all images of a step.
 
     Args:
         layer: The layer.
@@ -55,7 +60,7 @@ def _ones_of_all(x: torch.Tensor, total: int) -> torch.Tensor:
 
 
 def share_dropout(model: nn.Module) -> list[SharedDropout]:
-    """Put a SharedDropout in the place of each layer of `DROPS`, in place.
+    """Put a SharedDropout in the place of each layer of `drops`, in place.
 
     Args:
         model: The model.
@@ -66,7 +71,7 @@ def share_dropout(model: nn.Module) -> list[SharedDropout]:
     for module in list(model.modules()):
         if not isinstance(module, SharedDropout):
             for name, child in list(module.named_children()):
-                if isinstance(child, DROPS):
+                if isinstance(child, drops()):
                     setattr(module, name, SharedDropout(child))
     return [module for module in model.modules() if isinstance(module, SharedDropout)]
 
@@ -142,7 +147,7 @@ class _Normalised(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, mean, scale = ctx.saved_tensors
         upstream, axes = _precise(gradients[0]), _axes(x)
         unit = (_precise(x) - _wide(mean, x)) * _wide(scale, x)

@@ -61,9 +61,7 @@ def test_other_data_and_other_weights_are_refused(finished: Path) -> None:
     digest = record.data["digest"] | {"val": "0" * 64}
     changed = replace(record, data=record.data | {"digest": digest})
     write_record(changed, path)
-    with pytest.raises(
-        ValueError, match=r"record\.json: its config, identity and hash do not belong together \(data.digest.val\)"
-    ):
+    with pytest.raises(ValueError, match=r"record\.json: its config, identity and hash do not belong together"):
         open_run(finished)
     identity = record.identity | {"data": record.identity["data"] | {"digest": digest}}
     write_record(replace(changed, identity=identity, hash=hash_identity(identity)), path)

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def test_older_files_call_their_rows_cells(tmp_path: Path) -> None:
         yaml.safe_dump({"cells" if key == "rows" else key: value for key, value in content.items()}, sort_keys=False)
     )
     assert read_study(path) == new
-    path.write_text(yaml.safe_dump(content | {"cells": [dict(row) for row in content["rows"]]}))
+    path.write_text(json.dumps(content | {"cells": content["rows"]}))
     with pytest.raises(ValueError, match=r"unknown \['cells'\]"):
         read_study(path)
 

@@ -27,7 +27,7 @@ def study_folder(study: object) -> str:
 
 def is_file_name(name: str) -> bool:
     """Whether it names a file of a folder, and nothing outside it."""
-    return bool(name) and name.isprintable() and not name.startswith((".", "~")) and not re.search(r"[/\\]", name)
+    return bool(name.strip()) and name.isprintable() and not name.startswith((".", "~")) and not re.search(r"[/\\]", name)
 
 
 def check_listed(name: str, row: str, path: Path) -> None:

@@ -9,7 +9,8 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, reduce
+from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
@@ -171,10 +172,7 @@ def is_part(place: str, target: Any) -> bool:
     if place in CALLED:
         if not target.startswith(f"{CALLED[place]}."):
             return False
-        try:
-            named = get_object(target)  # imports nothing but modules of that package
-        except Exception:  # a name that is not there, in any of the ways in which an import fails
-            return False
+        named = _found(target, CALLED[place])
         is_own = isinstance(named, type) and f"{named.__module__}.".startswith(f"{CALLED[place]}.")
         return is_own and (place != "data.source" or hasattr(named, "split"))
     group = place.partition(".")[0]
@@ -201,14 +199,26 @@ def _is_called_ours(place: str, target: Any) -> bool:
         return re.fullmatch(r"necklace\.loggers\.\w+_logger", target, re.ASCII) is not None
     if group not in ("optimizer", "schedule"):
         return True
-    named = get_object(target)
+    package = next(package for package in PASSED_OVER[group] if target.startswith(f"{package}."))
+    named = _found(target, package)
     module = getattr(named, "__module__", "")
-    if target.startswith("necklace."):
+    if package == "necklace.schedules":
         return isinstance(named, FunctionType) and module == "necklace.schedules"
     from torch import optim
 
     base = optim.Optimizer if group == "optimizer" else optim.lr_scheduler.LRScheduler
     return isinstance(named, type) and issubclass(named, base) and module.startswith("torch.optim.")
+
+
+def _found(target: str, package: str) -> Any:
+    """What a target of a package names, or None; modules of that package alone are imported."""
+    parts = target.split(".")
+    for count in range(len(parts) - 1, package.count("."), -1):
+        try:
+            return reduce(getattr, parts[count:], import_module(".".join(parts[:count])))
+        except (ImportError, AttributeError):  # a class, or nothing, of that name
+            continue
+    return None
 
 
 @cache

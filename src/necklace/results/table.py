@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from necklace.guard.text import in_markdown, on_one_line
+from necklace.guard.text import in_markdown, on_one_line, printable
 from necklace.record import Record
 from necklace.results.notes import missing_runs
 from necklace.results.results import Results, Row
@@ -245,7 +245,7 @@ def runs_csv(study: StudyRecords) -> str:
         else:
             metrics = (run.record.metrics.get(name, "") for name in names)
             writer.writerow([*start, *metrics, *_of_a_record(run.record), ""])
-    return text.getvalue()
+    return printable(text.getvalue())
 
 
 _OF_A_RECORD = ("best_epoch", "epochs", "steps", "params", "macs", "neck_params", "neck_macs", "fit_seconds", "images_per_s")

@@ -157,8 +157,8 @@ def read_study(path: Path) -> StudyFile:
     rows_key = "cells" if "cells" in content and "rows" not in content else "rows"
     found = _parsed({"rows" if key == rows_key else key: value for key, value in content.items()}, rows_key, path)
     _check_grids(found, rows_key, path)
-    _check_names(found, rows_key, path)
     _check_options(found, rows_key, path)
+    _check_names(found, rows_key, path)
     return StudyFile(
         name=path.parent.name,
         question=" ".join(str(found.question).split()),

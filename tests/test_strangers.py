@@ -57,7 +57,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """What code of the stranger's would leave: called by any of its targets, or run when its module is imported."""
     (tmp_path / "importable").mkdir()
     (tmp_path / "importable" / "strangers_module.py").write_text(MODULE.format(marker=str(tmp_path / "marker")))

@@ -64,7 +64,7 @@ def check_targets(config: dict[str, Any], trust: Folders = None) -> None:
                 f"{place}._target_={target!r}: not a class of this project that belongs there, so its code is not run;"
                 f" if it is yours, name the folder of its file{_example(target)} with trust=DIR (--trust DIR)"
             )
-    _check_defined(foreign, folders, with_functions=False)
+    _check_defined(foreign, folders, training=False)
 
 
 def check_training_targets(config: dict[str, Any], trust: Folders = None, named: Collection[str] = ()) -> None:
@@ -91,7 +91,7 @@ def check_training_targets(config: dict[str, Any], trust: Folders = None, named:
                 f" command names; if it is yours, name the folder of its file{_example(target)} with --config-dir DIR,"
                 f" with ablate also with --trust DIR, or the class itself: {place}._target_={target}"
             )
-    _check_defined(foreign, folders, with_functions=True)
+    _check_defined(foreign, folders, training=True)
 
 
 def check_composed(config: DictConfig, trust: Folders, named: Collection[str]) -> None:
@@ -107,14 +107,25 @@ def check_composed(config: DictConfig, trust: Folders, named: Collection[str]) -
     check_training_targets(plain, trust, named)
 
 
-def _check_defined(foreign: Sequence[tuple[str, Any]], folders: Sequence[Path], with_functions: bool) -> None:
-    """Import what lies in the user's folders, and check that it is defined there; functions only where they are asked for."""
+def _check_defined(foreign: Sequence[tuple[str, Any]], folders: Sequence[Path], training: bool) -> None:
+    """Import what lies in the user's folders, and check that it is defined there, or is a part of this project after all."""
     with trusted(folders):
         for place, target in foreign:
-            functions = with_functions and place.partition(".")[0] in PASSED_OVER
-            if not any(_is_defined_in(target, folder, functions) for folder in folders):
-                names = ", ".join(map(str, folders))
-                raise ValueError(f"{place}._target_={target!r}: not a class that a file in trust={names} defines")
+            functions = training and place.partition(".")[0] in PASSED_OVER
+            named = _imported(place, target)
+            known = f"{getattr(named, '__module__', '')}.{getattr(named, '__qualname__', '')}"
+            if any(_is_defined_in(named, folder, functions) for folder in folders) or (training and is_part(place, known)):
+                continue
+            names = ", ".join(map(str, folders))
+            raise ValueError(f"{place}._target_={target!r}: not a class that a file in {names} defines, so its code is not run")
+
+
+def _imported(place: str, target: str) -> Any:
+    try:
+        return get_object(target)
+    except Exception as error:  # whatever that file raises
+        words = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(f"{place}._target_={target}: cannot be imported: {words}") from error
 
 
 def _folders(trust: Folders) -> list[Path]:
@@ -252,12 +263,8 @@ def _file_of(spec: ModuleSpec | None) -> Path | None:
     return None if place is None else Path(place).resolve()
 
 
-def _is_defined_in(target: str, trust: Path, functions: bool) -> bool:
-    """Whether a target is a class (or function) of a file in the folder, not something that such a file has imported."""
-    try:
-        named = get_object(target)
-    except Exception as error:  # whatever that file raises
-        raise ValueError(f"{target}: cannot be imported, {type(error).__name__}: {error}") from error
+def _is_defined_in(named: Any, trust: Path, functions: bool) -> bool:
+    """Whether something is a class (or function) of a file in the folder, not what such a file has imported."""
     origin = getattr(sys.modules.get(getattr(named, "__module__", "")), "__file__", None)
     is_kind = isinstance(named, type) or (functions and isinstance(named, FunctionType))
     return is_kind and origin is not None and Path(origin).resolve().is_relative_to(trust.resolve())

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import sys
 import zipfile
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import pairwise

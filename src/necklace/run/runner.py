@@ -18,7 +18,7 @@ from necklace.build import datamodule_of, facts_of
 from necklace.code_version import git_state
 from necklace.config import Composer, cause_of, choices_of, resolved
 from necklace.guard.console import Console
-from necklace.guard.private import scrubbed
+from necklace.guard.private import scrubbed, without_home
 from necklace.options.check import check_options, check_split_options
 from necklace.options.errors import OptionError
 from necklace.options.trainer import trainer_problems
@@ -193,21 +193,22 @@ def words_of(error: BaseException) -> str:
 
 def _record(spec: RunSpec, folder: RunFolder, fitted: dict[str, Any], wall_seconds: float) -> Record:
     correct = fitted.pop("test_correct")
-    fields = {
-        "schema": SCHEMA,
-        "name": folder.name,
-        "hash": spec.hash,
-        "choices": spec.choices,
-        "config": spec.resolved,
-        "identity": spec.identity,
-        "test_correct": None if correct is None else pack_bits(correct),
-        "git": git_state(),
-        "code": spec.code,
-        "versions": versions(),
-        "wall_seconds": wall_seconds,
+    data = fitted.pop("data")
+    return Record(
+        schema=SCHEMA,
+        name=folder.name,
+        hash=spec.hash,
+        choices=spec.choices,
+        config=without_home(spec.resolved),
+        identity=spec.identity,
+        test_correct=None if correct is None else pack_bits(correct),
+        git=git_state(),
+        code=spec.code,
+        versions=versions(),
+        wall_seconds=wall_seconds,
+        data=data | scrubbed({name: data[name] for name in ("notes", "skipped")}),
         **fitted,
-    }
-    return Record(**scrubbed(fields))
+    )
 
 
 def _draw(folder: RunFolder, console: Console) -> None:

@@ -178,6 +178,13 @@ def synthetic_record(
     return Record(**content | fields)
 
 
+def about_run(spec: RunSpec, record: Record) -> dict[str, Any]:
+    """The fields by which a made-up record is that of a planned run."""
+    data = record.data | {"digest": spec.identity["data"]["digest"]}
+    about = {"name": spec.name, "hash": spec.hash, "code": spec.code, "config": spec.resolved, "identity": spec.identity}
+    return {**about, "data": data}
+
+
 def write_synthetic(record: Record, root: Path) -> Path:
     """The folder of a finished run with this record."""
     folder = root / record.name

@@ -1,4 +1,4 @@
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +7,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
+from necklace.identity import hash_identity
 from necklace.inference.trained_run import open_run
 from necklace.model import weights_hash
 from necklace.record import read_record, write_record
@@ -34,7 +35,7 @@ def test_what_is_no_finished_run_is_named(finished: Path, missing: str, monkeypa
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.yaml", b"a: [1,\n", "cannot be read, ParserError"),
+        ("config.yaml", b"a: [1,\n", "cannot be read: malformed YAML"),
         ("config.yaml", b"a: 1\n", "is not the config of the run"),
         ("config.yaml", b"", "is not the config of the run"),
         ("config.yaml", b"- 1\n", "is not the config of the run"),
@@ -57,8 +58,13 @@ def test_other_data_and_other_weights_are_refused(finished: Path) -> None:
     write_record(replace(record, weights_hash="0" * 64), path)
     with pytest.raises(ValueError, match=r"best\.ckpt does not hold the weights"):
         open_run(finished)
-    data = asdict(record)["data"] | {"digest": record.data["digest"] | {"val": "0" * 64}}
-    write_record(replace(record, data=data), path)
+    digest = record.data["digest"] | {"val": "0" * 64}
+    changed = replace(record, data=record.data | {"digest": digest})
+    write_record(changed, path)
+    with pytest.raises(ValueError, match=r"record\.json: its config, identity and hash do not belong together"):
+        open_run(finished)
+    identity = record.identity | {"data": record.identity["data"] | {"digest": digest}}
+    write_record(replace(changed, identity=identity, hash=hash_identity(identity)), path)
     with pytest.raises(ValueError, match=r"the data has changed since the run \(val\)"):
         open_run(finished)
 

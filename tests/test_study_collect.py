@@ -9,7 +9,7 @@ from necklace.run.folder import RunFolder
 from necklace.study.collect import Kept, collect
 from necklace.study.status import StatusReader
 from necklace.study.store import StudyRecords, write_records
-from tests.conftest import SMALL, synthetic_record, write_synthetic
+from tests.conftest import SMALL, about_run, synthetic_record, write_synthetic
 from tests.test_study_plan import plan_of
 
 pytestmark = pytest.mark.usefixtures("hydra_ready")
@@ -18,9 +18,7 @@ pytestmark = pytest.mark.usefixtures("hydra_ready")
 def finish(plan, index: int, root: Path, **fields) -> None:
     planned = plan.runs[index]
     record = synthetic_record(SMALL, planned.seed, np.random.default_rng(index).random(30) < 0.5)
-    config = planned.spec.resolved
-    about = {"name": planned.spec.name, "hash": planned.spec.hash, "code": planned.spec.code, "config": config}
-    write_synthetic(replace(record, **about | fields), root)
+    write_synthetic(replace(record, **about_run(planned.spec, record) | fields), root)
 
 
 def test_runs_come_from_outputs_else_from_records_else_from_retired(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from filelock import FileLock
 import necklace.run.folder
 from necklace.run.folder import RunFolder
 from necklace.study.status import StatusReader
-from tests.conftest import SMALL, synthetic_record, write_synthetic
+from tests.conftest import SMALL, about_run, synthetic_record, write_synthetic
 from tests.test_study_plan import plan_of
 
 pytestmark = pytest.mark.usefixtures("hydra_ready")
@@ -17,8 +18,7 @@ pytestmark = pytest.mark.usefixtures("hydra_ready")
 def finished(plan, index: int, **fields) -> Path:
     planned = plan.runs[index]
     record = synthetic_record(SMALL, planned.seed, np.random.default_rng(index).random(30) < 0.5)
-    about = {"name": planned.spec.name, "hash": planned.spec.hash, "code": planned.spec.code}
-    return write_synthetic(replace(record, **about | fields), plan.root)
+    return write_synthetic(replace(record, **about_run(planned.spec, record) | fields), plan.root)
 
 
 def test_each_state(tmp_path: Path) -> None:
@@ -55,6 +55,13 @@ def test_a_record_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pyt
 
 def test_a_foreign_record_is_refused(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
-    finished(plan, 0, hash="0123456789")
+    other = asdict(synthetic_record(SMALL, 7, np.ones(30, bool)))
+    finished(plan, 0, **{name: other[name] for name in ("hash", "config", "identity", "data")})
     with pytest.raises(ValueError, match="is the record of another run"):
+        StatusReader(plan).all()
+    shutil.rmtree(plan.root)
+    finished(plan, 0, config=other["config"] | {"epochs": 99})
+    with pytest.raises(
+        ValueError, match=r"record\.json: its config, identity and hash do not belong together \(seed, epochs\)"
+    ):
         StatusReader(plan).all()

@@ -8,7 +8,6 @@ equals the one that `python train.py` composes. The tests compare the two, with 
 
 import os
 import pickle
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,6 +24,10 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+
+from necklace.guard.interpolations import check_resolved
+from necklace.guard.names import study_folder
+from necklace.guard.private import check_no_secret
 
 # What Hydra imports only when it starts a job; its older versions have no such module.
 HYDRA_LAZY = ("hydra._internal.logging_config",)
@@ -299,22 +302,11 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     """A config as plain containers, with its interpolations filled in.
 
     Raises:
-        ValueError: The study's name leads out of the folder of outputs.
+        ValueError: The study's name leads out of the folder of outputs; a value is a secret, or refers to something once more.
     """
     config.study = study_folder(config.study)
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
+    check_no_secret(plain)
+    check_resolved(plain)
     return plain  # pyright: ignore[reportReturnType]
-
-
-def study_folder(study: object) -> str:
-    """The name of a study's folder, where it is one; study=2024 is a number to Hydra.
-
-    Raises:
-        ValueError: It is none: it is empty, absolute, hidden, or leads elsewhere.
-    """
-    name = "" if study is None else str(study)
-    parts = re.split(r"[/\\]", name)
-    if not name.isprintable() or not all(part.strip() and not part.startswith((".", "~")) for part in parts):
-        raise ValueError(f"study={name!r}: must name a folder below outputs, such as runs; not empty, and without . or .. or ~")
-    return name

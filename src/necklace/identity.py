@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from necklace.guard.private import without_home
+
 # What a run's result does not depend on, so that its identity must not either. All else counts: an option too many in the
 # identity makes a new run, which costs time; a forgotten one would pass off one run's result as another's.
 NEUTRAL = {
@@ -90,12 +92,46 @@ def run_identity(resolved: dict[str, Any], digest: dict[str, str]) -> dict[str, 
         kept["trainer"]["processes"] = processes
     for option, as_before in ADDED.items():
         kept = _without(kept, option.split("."), as_before)
-    return kept
+    return without_home(kept)
 
 
 def hash_identity(identity: dict[str, Any]) -> str:
     """Ten hex digits over an identity."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def check_identity(
+    config: Mapping[str, Any], identity: Mapping[str, Any], digest: Mapping[str, str], run_hash: str, where: str
+) -> None:
+    """Check that a record's config is the one that its hash was taken over.
+
+    Args:
+        config: Its resolved config.
+        identity: Its identity.
+        digest: The content of its data, by split.
+        run_hash: Its hash.
+        where: The file, for the message.
+
+    Raises:
+        ValueError: It is not.
+    """
+    strange = strange_options(config, identity, digest)
+    if strange or hash_identity(dict(identity)) != run_hash:
+        fields = f" ({', '.join(strange[:3])})" if strange else ""
+        raise ValueError(f"{where}: its config, identity and hash do not belong together{fields}")
+
+
+def strange_options(config: Mapping[str, Any], identity: Mapping[str, Any], digest: Mapping[str, str]) -> list[str]:
+    """The options of an identity that a config does not have, or has otherwise."""
+    data = config.get("data")
+    given = leaves({**config, "data": {**(data if isinstance(data, dict) else {}), "digest": dict(digest)}})
+    absent = object()
+    # The identity holds the digest of a weights file, not its path; and no home, which old configs do.
+    return [
+        key
+        for key, value in leaves(identity).items()
+        if key != "backbone.pretrained" and without_home(given.get(key, absent)) != without_home(value)
+    ]
 
 
 def differences(

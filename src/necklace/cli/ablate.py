@@ -4,6 +4,7 @@ Heavy imports wait until the command line is known to be good, and the launcher'
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -30,7 +31,8 @@ OF_RECORDS = ("verify", "reproduce", "metric")
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command and carry it out; exit code 1 where a run is not done or something does not hold."""
     parsed = parse(arguments)
-    from necklace.cli.errors import EXPECTED
+    trust_folders(parsed.trust)
+    from necklace.cli.errors import EXPECTED, error_line
 
     try:
         check(parsed)
@@ -46,8 +48,16 @@ def main(arguments: list[str] | None = None) -> None:
         with stoppable(), ending_quickly():
             code = carry_out(parsed)
     except EXPECTED as error:
-        sys.exit(f"error: {error}")
+        sys.exit(error_line(error))
     sys.exit(code)
+
+
+def trust_folders(folders: list[Path]) -> None:
+    """Let this process, and those that it starts, import modules of folders that the command trusts."""
+    places = [str(folder.resolve()) for folder in folders]
+    if places:
+        sys.path[:0] = places
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*places, os.environ.get("PYTHONPATH")]))
 
 
 def check(parsed: argparse.Namespace) -> None:
@@ -137,6 +147,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     instead.add_argument("--reproduce", type=int, metavar="K", help="train K random runs again and compare with their records")
     instead.add_argument("--wandb-sync", action="store_true", help="upload the runs that W&B does not have yet; train nothing")
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="more configs, such as a neck of yours")
+    parser.add_argument(
+        "--trust", type=Path, action="append", default=[], metavar="DIR", help="folder of your own classes; their code runs"
+    )
     instead.add_argument("--from", dest="root", type=Path, metavar="DIR", help="a table of any runs, such as outputs/runs")
     parser.add_argument(
         "--metric",
@@ -155,8 +168,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         if parsed.verb not in ("run", "table") or parsed.overrides:
             parser.error("--metric goes with NAME or --from DIR alone: it prints a table and does nothing else")
         parsed.verb = "metric"
-    if parsed.config_dir and not parsed.config_dir.is_dir():
-        parser.error(f"--config-dir {parsed.config_dir}: there is no such folder")
+    for flag, folder in (("--config-dir", parsed.config_dir), *(("--trust", each) for each in parsed.trust)):
+        if folder and not folder.is_dir():
+            parser.error(f"{flag} {folder}: there is no such folder")
     if parsed.name and "=" in parsed.name:
         parser.error(f"the study's name comes before overrides such as {parsed.name}")
     return parsed

@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from necklace.cli.errors import EXPECTED
+from necklace.cli.errors import EXPECTED, error_line
 from necklace.cli.stopping import ENDED, at_once
+from necklace.guard.text import printable
 
 FORMATS = ("onnx", "torchscript", "safetensors")
 
@@ -31,6 +32,6 @@ def main(arguments: list[str] | None = None) -> None:
 
     try:
         for line in export_run(load(given.run, given.trust), given.format, given.out):
-            print(line)
+            print(printable(line))
     except EXPECTED as error:
-        sys.exit(f"error: {error}")
+        sys.exit(error_line(error))

@@ -4,10 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
-from necklace.cli.errors import EXPECTED
+from necklace.cli.errors import EXPECTED, error_line
 from necklace.cli.stopping import ENDED, at_once
+from necklace.guard.console import Console
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -28,4 +27,4 @@ def main(arguments: list[str] | None = None) -> None:
         for line in draw_run(given.folder, given.trust):
             console.print(line, markup=False)
     except EXPECTED as error:
-        sys.exit(f"error: {error}")
+        sys.exit(error_line(error))

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 from necklace.atomic import write_whole
-from necklace.cli.errors import EXPECTED
+from necklace.cli.errors import EXPECTED, error_line
 from necklace.cli.stopping import ENDED, at_once
+from necklace.guard.text import printable
 
 FORMATS = ("csv", "json")
 
@@ -58,13 +59,13 @@ def main(arguments: list[str] | None = None) -> None:
         if given.out:
             write_whole(given.out, text)
         else:
-            print(text, end="")
+            print(printable(text), end="")
     except EXPECTED as error:
-        sys.exit(f"error: {error}")
+        sys.exit(error_line(error))
     for line in predictions.passed_over:
-        print(f"note: {line}", file=sys.stderr)
+        print(printable(f"note: {line}"), file=sys.stderr)
     for name, reason in predictions.problems.items():
-        print(f"error: {name}: {reason}", file=sys.stderr)
+        print(printable(f"error: {name}: {reason}"), file=sys.stderr)
     if given.out:
         print(f"{given.out}: {len(predictions.names)} images, {len(predictions.classes)} classes", file=sys.stderr)
     if predictions.problems:

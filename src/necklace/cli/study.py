@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from hydra import initialize_config_dir
-from rich.console import Console
 
 from necklace.cli.ablate import overrides_of
 from necklace.cli.stopping import at_once
 from necklace.cli.train import CONFIGS
+from necklace.guard.console import Console
+from necklace.guard.private import without_home
 from necklace.study.collect import Kept, collect
 from necklace.study.plan import Plan, make_plan
 from necklace.study.progress import plan_lines
@@ -42,7 +43,7 @@ def carry_out(arguments: argparse.Namespace) -> int:
     if arguments.verb == "metric":
         return _table_by_metric(read_records(folder), arguments.metric, folder)
     if arguments.verb == "reproduce":
-        return _reproduce(read_records(folder), arguments.reproduce, arguments.overrides, console)
+        return _reproduce(read_records(folder), arguments, console)
     return _study(arguments, folder, console)
 
 
@@ -52,7 +53,7 @@ def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int
     own, for_hydra = overrides_of(arguments)
     kept = Kept(folder)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        plan = make_plan(file, own, arguments.seeds, for_hydra, arguments.composer)
+        plan = make_plan(file, own, arguments.seeds, for_hydra, arguments.composer, arguments.trust)
         status = StatusReader(plan)
         rerun = ({"failed"} if arguments.retry_failed else set()) | ({"stale"} if arguments.rerun_stale else set())
         _print_plan(status, rerun, kept, console)
@@ -71,7 +72,7 @@ def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int
                 console.print(line)
             return 0 if complete else 1
         seeds = ["--seeds", str(arguments.seeds)] if arguments.seeds else []
-        given = [*own, *seeds, *(part for field in arguments.allow for part in ("--allow", field))]
+        given = without_home([*own, *seeds, *(part for field in arguments.allow for part in ("--allow", field))])
         _check_replaced(plan, kept, given, folder)
         trains = arguments.verb == "run"
         refused = execute(status, TRAIN, rerun, lambda: logger_settings(plan, console), console) if trains else {}
@@ -165,11 +166,13 @@ def _table_by_metric(study: StudyRecords, metric: str, folder: Path) -> int:
     return 0
 
 
-def _reproduce(study: StudyRecords, count: int, overrides: Sequence[str], console: Console) -> int:
+def _reproduce(study: StudyRecords, given: argparse.Namespace, console: Console) -> int:
     from necklace.study.reproduce import reproduce
 
+    trust = [*given.trust, *([given.config_dir] if given.config_dir else [])]
+
     with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
-        repetitions = reproduce(study, count, Path(scratch), overrides, np.random.default_rng())
+        repetitions = reproduce(study, given.reproduce, Path(scratch), given.overrides, np.random.default_rng(), trust)
     for again in repetitions:
         due = (
             "bitwise"

@@ -20,6 +20,8 @@ from necklace.allocator import keep_freed_memory
 from necklace.cli.deferred import defer_scipy_signal
 from necklace.cli.stopping import at_once, ending_quickly, stoppable
 from necklace.config import Composer, choices_of, listing_once, loading
+from necklace.guard.targets import check_composed, named_folders, named_targets
+from necklace.guard.text import printable
 
 # In a checkout a link to the repository's configs/.
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -77,14 +79,16 @@ def checking() -> Iterator[None]:
         from necklace.options.check import check_options  # here, so that what Hydra refuses, and --help, need not wait for it
         from necklace.options.errors import OptionError
 
+        folders = named_folders(config.hydra)
         choices, overrides = choices_of(config.hydra), list(config.hydra.overrides.task)
         config = copy.deepcopy(config)
         with open_dict(config):
             del config["hydra"]
         try:
+            check_composed(config, folders, named_targets(overrides))
             given = overrides if int(os.environ.get("LOCAL_RANK", "0")) == 0 else []
             check_options(config, choices, given, before_trial=lambda: _import_run(config))
-        except OptionError as error:
+        except (OptionError, ValueError) as error:
             raise Stop(_shown(str(error))) from error
 
     def explain(composer: Composer, overrides: Sequence[str], error: Exception) -> str:
@@ -107,7 +111,7 @@ def _import_run(config: DictConfig) -> None:
 
 
 def _shown(problems: str) -> str:
-    return f"error: {problems}"
+    return printable(f"error: {problems}")
 
 
 def start() -> None:

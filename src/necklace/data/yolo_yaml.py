@@ -1,16 +1,14 @@
 """`data.yaml` of YOLO's layout: the names of the classes, and where the images of each split are.
 
-It is read as plain YAML: no tags that make objects, no aliases (a few lines of them expand to gigabytes), no key twice.
+It is read as plain YAML: no tags that make objects, no aliases, no key twice.
 """
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from necklace.guard.plain_yaml import PlainLoader, read_plain_yaml
 
-MAX_BYTES = 1 << 18  # YAML is slow to parse: this much may take seconds; a thousand classes have 20 KiB
 MAX_CLASSES = 100_000
 
 
@@ -29,28 +27,13 @@ class YoloYaml:
     splits: dict[str, tuple[str, ...]]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, without aliases and without keys that are there twice."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias (*name), which is not allowed here")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        found = super().construct_mapping(node, deep)
-        if len(found) != len(node.value):
-            raise yaml.YAMLError("a key that is there twice")
-        return found
-
-
 def read_yaml(path: Path) -> YoloYaml:
     """Read a `data.yaml`.
 
     Raises:
         ValueError: It is none; the message has the reason, without the file's name.
     """
-    content = _parsed(path)
+    content = read_plain_yaml(path, PlainLoader)
     if not isinstance(content, dict):
         raise ValueError("not YOLO's data.yaml: must be a mapping with names and train")
     names = _names(content.get("names"))
@@ -74,19 +57,6 @@ def read_yaml(path: Path) -> YoloYaml:
     if len(splits.keys() & {"val", "valid", "validation"}) > 1:
         raise ValueError(f"{' and '.join(key for key in splits if key.startswith('val'))} are both for validation")
     return YoloYaml(names, base, splits)
-
-
-def _parsed(path: Path) -> Any:
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"larger than {MAX_BYTES >> 10} KiB")
-    try:
-        return yaml.load(data.decode("utf-8-sig"), _Loader)
-    except RecursionError:
-        raise ValueError("malformed YAML: nested too deeply") from None
-    except (yaml.YAMLError, ValueError, TypeError) as error:  # TypeError: a key that is a list
-        raise ValueError(f"malformed YAML: {' '.join(str(error).split())[:200]}") from None
 
 
 def _names(names: Any) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from necklace.diagnostics.receptive_field import (
     spread,
     theoretical_receptive_field,
 )
+from necklace.guard.links import check_no_link
 from necklace.inference.trained_run import TrainedRun, open_run
 from necklace.model import Model
 from necklace.necks import NoNeck
@@ -218,6 +219,7 @@ def _write(folder: Path, figures: dict[str, Figure], images: dict[str, bytes], n
     files: dict[str, str | bytes] = {f"{name}.png": saved(figure, name, "png") for name, figure in figures.items()}
     # Escaped, as a class name from a folder may hold characters that no encoding can write.
     files |= images | {"pictures.json": json.dumps(numbers, indent=1, allow_nan=False) + "\n"}
+    check_no_link(folder, folder / "images")
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_whole(folder / name, content)

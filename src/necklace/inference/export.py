@@ -21,6 +21,7 @@ from necklace.atomic import write_whole
 from necklace.data.files import readable
 from necklace.data.glyphs import Glyphs
 from necklace.data.images import SPLIT_NAMES, ImageSet
+from necklace.guard.private import with_home
 from necklace.inference.formats import ENDINGS, INPUT, Plain, missing_packages, read_model, write_model
 from necklace.inference.loaded import LoadedRun
 from necklace.tasks.detection import CANDIDATES, LEAST_SCORE, MOST, OVERLAP
@@ -195,7 +196,7 @@ def _other_sizes(run: LoadedRun, example: tuple[int, int]) -> tuple[list[tuple[i
 
 def _images(run: LoadedRun) -> tuple[list[Tensor], str]:
     """Up to `IMAGES` images of the run, test before val before train, or drawn ones where they are not there; and which."""
-    node = dict(run.record.config["data"]["source"])
+    node = with_home(dict(run.record.config["data"]["source"]))
     if "download" in node:
         node["download"] = False
     try:

@@ -15,9 +15,10 @@ from torch import Tensor
 from necklace.build import model_for
 from necklace.data.files import MAX_PIXELS
 from necklace.data.sizes import Fixed
+from necklace.guard.private import with_home
+from necklace.guard.targets import check_targets, trusted
 from necklace.inference.preprocessing import Input, Preprocessing, decoded, listed, of_the_run
-from necklace.inference.trained_run import finished_record, with_trained_weights
-from necklace.inference.trust import check_targets, trusted
+from necklace.inference.trained_run import check_hashes, finished_record, trained_weights, with_weights
 from necklace.model import Model
 from necklace.record import Record
 from necklace.tasks.detection import Detections, detections
@@ -60,8 +61,10 @@ class LoadedRun:
     def open(cls, folder: Path, trust: str | Path | None = None) -> "LoadedRun":
         """See `necklace.load`."""
         record = finished_record(folder)
-        config = record.config
+        config: dict[str, Any] = with_home(record.config)
         check_targets(config, trust)
+        check_hashes(record, folder)
+        weights = trained_weights(folder, record)
         try:
             classes = tuple(record.data["classes"])
             # The trained weights replace what a weights file gave, so it need not be there.
@@ -80,7 +83,7 @@ class LoadedRun:
         except (InstantiationException, KeyError, TypeError, AttributeError) as error:
             words = " ".join(str(error.__cause__ or error).split())
             raise ValueError(f"{folder / 'record.json'}: its model cannot be built: {type(error).__name__}: {words}") from error
-        return cls(folder, record, with_trained_weights(model.eval(), folder, record), classes, preprocessing, one_label)
+        return cls(folder, record, with_weights(model.eval(), weights, folder), classes, preprocessing, one_label)
 
     def preprocess(self, image: Input) -> Tensor:
         """An image as the run's evaluation sees it.

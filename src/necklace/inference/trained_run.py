@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from yaml import YAMLError
+from torch import nn
 
 from necklace.backbones.named import weights_file
 from necklace.build import datamodule_of, model_of
 from necklace.data.datamodule import DataModule
-from necklace.inference.trust import check_targets, trusted
+from necklace.guard.plain_yaml import read_plain_yaml
+from necklace.guard.private import with_home
+from necklace.guard.targets import check_targets, trusted
+from necklace.identity import check_identity, strange_options
 from necklace.model import Model, weights_hash
 from necklace.record import Record, read_record
 
@@ -55,6 +58,10 @@ def open_run(folder: Path, trust: str | Path | None = None, own: bool = False) -
     config = _read_config(folder / "config.yaml", record)
     if not own:
         check_targets(config, trust)
+    check_hashes(record, folder)
+    if strange := strange_options(config, record.identity, record.data["digest"]):
+        raise ValueError(f"{folder / 'config.yaml'}: is not the config of the run in record.json ({', '.join(strange[:3])})")
+    weights = trained_weights(folder, record)
     with trusted(trust):
         data = datamodule_of(config)
         changed = [name for name, digest in record.data["digest"].items() if data.digest.get(name) != digest]
@@ -63,7 +70,7 @@ def open_run(folder: Path, trust: str | Path | None = None, own: bool = False) -
         if config["backbone"].get("pretrained") and not _has_weights_file(config["backbone"]):
             config["backbone"]["pretrained"] = None  # the trained weights do not need it
         before = model_of(OmegaConf.create(config), data).eval()
-    after = with_trained_weights(copy.deepcopy(before), folder, record)
+    after = with_weights(copy.deepcopy(before), weights, folder)
     if weights_hash(before) == record.initial_hash:
         return TrainedRun(folder, record, data, {"before": before, "after": after}, [])
     note = "the initial weights could not be built again (other code, another torch, no weights file), so 'before' is missing"
@@ -90,21 +97,50 @@ def finished_record(folder: Path, also: Sequence[str] = ()) -> Record:
     return read_record(folder / "record.json")
 
 
-def with_trained_weights(model: Model, folder: Path, record: Record) -> Model:
-    """Load the weights that val chose into a model of the run, in place.
+def check_hashes(record: Record, folder: Path) -> None:
+    """Check that a record's config is what its hash was taken over, before anything is built of it.
+
+    Raises:
+        ValueError: It is not.
+    """
+    check_identity(record.config, record.identity, record.data["digest"], record.hash, str(folder / "record.json"))
+
+
+class _Held(nn.Module):
+    """Weights before there is a model that has them."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        super().__init__()
+        self._state = state
+
+    def state_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """The weights by name."""
+        return self._state
+
+
+def trained_weights(folder: Path, record: Record) -> dict[str, Any]:
+    """The weights that val chose, by name, before there is a model.
 
     Raises:
         ValueError: The checkpoint is damaged, or does not hold the weights of the record.
     """
-    path = folder / "checkpoints" / "best.ckpt"
-    weights = _read_weights(path)
+    weights = _read_weights(folder / "checkpoints" / "best.ckpt")
+    if weights_hash(_Held(weights)) != record.weights_hash:
+        raise ValueError(f"{folder}: checkpoints/best.ckpt does not hold the weights of record.json")
+    return weights
+
+
+def with_weights(model: Model, weights: dict[str, Any], folder: Path) -> Model:
+    """Load weights into a model of the run, in place.
+
+    Raises:
+        ValueError: They are of another model.
+    """
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         words = " ".join(str(error).split())
-        raise ValueError(f"{path}: not of the model in record.json: {words[:200]}") from error
-    if weights_hash(model) != record.weights_hash:
-        raise ValueError(f"{folder}: checkpoints/best.ckpt does not hold the weights of record.json")
+        raise ValueError(f"{folder / 'checkpoints' / 'best.ckpt'}: not of the model in record.json: {words[:200]}") from error
     return model
 
 
@@ -121,7 +157,7 @@ def _read_config(path: Path, record: Record) -> dict[str, Any]:
     Raises:
         ValueError: It cannot be read, or has other fields or types than the record's config.
     """
-    config: Any = OmegaConf.to_container(_read(path, OmegaConf.load), resolve=True)
+    config: Any = with_home(_read(path, read_plain_yaml))
     if not isinstance(config, dict) or config.keys() != record.config.keys():
         raise ValueError(f"{path}: is not the config of the run in record.json")
     for name, recorded in record.config.items():
@@ -153,6 +189,7 @@ def _read(path: Path, read: Callable[[Path], Any]) -> Any:
     """
     try:
         return read(path)
-    except (OSError, EOFError, RuntimeError, UnpicklingError, YAMLError) as error:
+    except (OSError, EOFError, RuntimeError, UnpicklingError, ValueError) as error:
         words = f"{error}".partition("\n")[0]
-        raise ValueError(f"{path}: cannot be read, {type(error).__name__}: {words}") from error
+        kind = "" if type(error) is ValueError else f", {type(error).__name__}"
+        raise ValueError(f"{path}: cannot be read{kind}: {words}") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from necklace.guard.text import printable
 from necklace.record import Record
 from necklace.results.figure_data import Data, figure_data
 from necklace.results.figures import render
@@ -68,6 +69,7 @@ def report_html(results: Results, table: TableText) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from necklace.guard.text import in_markdown, on_one_line, printable
 from necklace.record import Record
 from necklace.results.notes import missing_runs
 from necklace.results.results import Results, Row
@@ -173,12 +174,14 @@ def markdown(table: TableText, title: str) -> str:
     """The table in Markdown, with caption and notes."""
 
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+        return "| " + " | ".join(in_markdown(cell).replace("|", "\\|") for cell in cells) + " |"
 
     rule = "|" + "|".join(["---"] + ["---:"] * (len(table.headers) - 1)) + "|"
-    notes = [f"- {note}".replace("\n", " ") for note in table.notes]
+    notes = [f"- {in_markdown(note)}" for note in table.notes]
     body = [line(table.headers), rule, *map(line, table.rows)]
-    return "\n".join([f"# {title}", "", *body, "", table.caption, *(["", *notes] if notes else []), ""])
+    return "\n".join(
+        [f"# {in_markdown(title)}", "", *body, "", in_markdown(table.caption), *(["", *notes] if notes else []), ""]
+    )
 
 
 def latex(table: TableText, title: str) -> str:
@@ -209,7 +212,7 @@ _LATEX |= {">": r"\textgreater{}", "|": r"\textbar{}"} | {character: f"\\{charac
 
 
 def _latex(text: str) -> str:
-    escaped = "".join(_LATEX.get(character, character) for character in text)
+    escaped = "".join(_LATEX.get(character, character) for character in on_one_line(text))
     # A hyphen in front of a number would be typeset as a hyphen.
     return " ".join(f"${word}$" if word[:1] in "+-" and word[1:2].isdigit() else word for word in escaped.split(" "))
 
@@ -242,7 +245,7 @@ def runs_csv(study: StudyRecords) -> str:
         else:
             metrics = (run.record.metrics.get(name, "") for name in names)
             writer.writerow([*start, *metrics, *_of_a_record(run.record), ""])
-    return text.getvalue()
+    return printable(text.getvalue())
 
 
 _OF_A_RECORD = ("best_epoch", "epochs", "steps", "params", "macs", "neck_params", "neck_macs", "fit_seconds", "images_per_s")

@@ -3,13 +3,14 @@
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from necklace.identity import hash_identity
+from necklace.guard.private import without_any_home
+from necklace.guard.targets import is_part
+from necklace.identity import hash_identity, strange_options
 from necklace.record import Record, unpack_bits
 from necklace.results.analysis import analyse
 from necklace.results.evidence import check_evidence
@@ -121,7 +122,9 @@ def _check_study(study: StudyRecords, asked: StudyFile) -> list[str]:
     wanted = {name: getattr(asked, name) for name in ("question", "baseline", "metric", "same", "tolerance", "overrides")}
     if asked.metric is None:
         tasks = {run.record.config["task"]["_target_"] for run in study.runs if run.record and run.row == info.baseline}
-        wanted["metric"] = usual_metric(tasks.pop()) if len(tasks) == 1 else info.metric
+        # What another task is known by only its code says, which is not run for this.
+        wanted["metric"] = usual_metric(tasks.pop()) if len(tasks) == 1 and is_part("task", *tasks) else info.metric
+    wanted["overrides"] = info.overrides if _homeless(asked.overrides) == _homeless(info.overrides) else asked.overrides
     for name, value in (wanted | {"axes": axes_of(asked)}).items():
         if getattr(info, name) != value:
             problems.append(f"study.yaml: {name} is {value!r}; the records were read with {getattr(info, name)!r}")
@@ -137,12 +140,7 @@ def _check_study(study: StudyRecords, asked: StudyFile) -> list[str]:
 def check_record(record: Record) -> list[str]:
     """The contradictions within a record: of hash and config, and of test accuracy and the images that it got right."""
     problems = []
-    config = dict(_leaves({**record.config, "data": {**record.config["data"], "digest": record.data["digest"]}}))
-    # The identity holds the digest of a weights file, not its path.
-    absent = object()
-    strange = [
-        key for key, value in _leaves(record.identity) if key != "backbone.pretrained" and config.get(key, absent) != value
-    ]
+    strange = strange_options(record.config, record.identity, record.data["digest"])
     if strange or hash_identity(record.identity) != record.hash:
         fields = f" ({', '.join(strange[:3])})" if strange else ""
         problems.append(f"its config, identity and hash do not belong together{fields}")
@@ -173,13 +171,9 @@ def _check_classes(record: Record) -> list[str]:
     ]
 
 
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key to value, of all values that are no mappings."""
-    if isinstance(node, dict) and node:
-        for key, value in node.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, node
+def _homeless(overrides: Sequence[str]) -> list[str]:
+    """Overrides as records have them, which name nobody's home."""
+    return without_any_home(list(overrides))
 
 
 def _compared(text: str, suffix: str) -> str:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from necklace.atomic import write_whole
+from necklace.guard.links import check_no_link
 from necklace.results.figures import write_figures
 from necklace.results.report import report_html
 from necklace.results.results import Results
@@ -24,6 +25,7 @@ def write_study(study: StudyRecords, results: Results, folder: Path) -> tuple[Ta
     """
     table = table_text(results)
     folder.mkdir(parents=True, exist_ok=True)
+    check_no_link(folder / "records", folder / "figures")
     _remove_half_written(folder)
     retired = write_records(study, folder)
     for name, text in table_files(study, table).items():

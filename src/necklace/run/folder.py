@@ -12,7 +12,9 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from necklace.atomic import write_whole
-from necklace.identity import hash_of_name
+from necklace.guard.links import check_no_link, remove
+from necklace.guard.private import without_home, without_secrets
+from necklace.identity import check_identity, hash_of_name
 from necklace.record import Record, read_record, write_record
 from necklace.spec import RunSpec
 
@@ -108,9 +110,13 @@ class RunFolder:
         """The run's record, or None while there is none.
 
         Raises:
-            ValueError: It is damaged.
+            ValueError: It is damaged, or its config is not what its hash was taken over.
         """
-        return read_record(self.record_path) if self.record_path.exists() else None
+        if not self.record_path.exists():
+            return None
+        record = read_record(self.record_path)
+        check_identity(record.config, record.identity, record.data["digest"], record.hash, str(self.record_path))
+        return record
 
     def failure(self) -> str | None:
         """Why the run failed, in one line: the exception, its message and notes, from the end of FAILED; None without one."""
@@ -163,11 +169,12 @@ class RunFolder:
         """Clear the folder; its record stays, under another name, until there is a new one."""
         if not self.path.exists():
             return
+        check_no_link(self.path)
         if self.record_path.exists():
             os.replace(self.record_path, self.path / SUPERSEDED)
         for path in self.path.iterdir():
             if path.name != SUPERSEDED:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                remove(path)
 
     def prepare(self, spec: RunSpec, note: Callable[[str], object]) -> None:
         """Ready the folder for a run; a checkpoint stays if the code that wrote it is the code that would continue it.
@@ -175,17 +182,22 @@ class RunFolder:
         Args:
             spec: The run.
             note: Is given a sentence where a checkpoint is left behind.
+
+        Raises:
+            ValueError: The folder or that of the checkpoints is a link to elsewhere.
         """
+        check_no_link(self.path, self.checkpoints)
         version = json.dumps(spec.code, indent=1) + "\n"
         if self.checkpoints.exists() and (not self.code_path.exists() or self.code_path.read_text() != version):
             note(f"{self.path}: its checkpoint was written by other code; starting from the first epoch")
             shutil.rmtree(self.checkpoints)
         self.path.mkdir(exist_ok=True)
         for unfinished in [*self.path.glob(".*"), *self.checkpoints.glob(".*")]:  # files that a killed process was writing
-            unfinished.unlink()
+            if unfinished.is_symlink() or not unfinished.is_dir():
+                unfinished.unlink()
         self.failed_path.unlink(missing_ok=True)
         write_whole(self.code_path, version)
-        write_whole(self.config_path, OmegaConf.to_yaml(OmegaConf.create(spec.resolved)))
+        write_whole(self.config_path, OmegaConf.to_yaml(OmegaConf.create(without_home(spec.resolved))))
 
     def finish(self, record: Record) -> None:
         """Write the record of the finished run."""
@@ -199,13 +211,13 @@ class RunFolder:
             return
         for path in self.path.iterdir():
             if path.name != SUPERSEDED:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                remove(path)
         os.replace(self.path / SUPERSEDED, self.record_path)
 
     def mark_failed(self, text: str) -> None:
         """Leave FAILED behind, with a traceback or a sentence."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_whole(self.failed_path, text)
+        write_whole(self.failed_path, without_secrets(text))
 
 
 def check_writable(root: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from necklace.build import instantiated
+from necklace.guard.private import without_home
 from necklace.record import Record
 from necklace.spec import RunSpec
 
@@ -53,7 +54,12 @@ class RunLoggers:
             ValueError: An option of a logger is out of range.
         """
         spec = self._spec
-        about = {"folder": self._folder, "config": spec.resolved, "choices": spec.choices, "overrides": list(spec.said)}
+        about = {
+            "folder": self._folder,
+            "config": without_home(spec.resolved),
+            "choices": spec.choices,
+            "overrides": without_home(list(spec.said)),
+        }
         for options in spec.loggers.values():
             logger = instantiated(OmegaConf.create(options), _partial_=True)(**about)
             if logger is not None:

@@ -13,11 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
-from rich.console import Console
 
 from necklace.build import datamodule_of, facts_of
 from necklace.code_version import git_state
 from necklace.config import Composer, cause_of, choices_of, resolved
+from necklace.guard.console import Console
+from necklace.guard.private import scrubbed, without_home
 from necklace.options.check import check_options, check_split_options
 from necklace.options.errors import OptionError
 from necklace.options.trainer import trainer_problems
@@ -68,7 +69,8 @@ def run_composed(config: DictConfig, interactive: bool = True) -> Record | None:
 
 def val_metric(record: Record) -> float:
     """The val metric that chose a run's weights; the larger, the better."""
-    return record.metrics[asked_monitor(record.config) or get_class(record.config["task"]["_target_"]).monitor]
+    # Of the identity, over which the run's hash was taken: a record that was found may be somebody else's.
+    return record.metrics[asked_monitor(record.config) or get_class(record.identity["task"]["_target_"]).monitor]
 
 
 def run(spec: RunSpec, interactive: bool = True) -> Record:
@@ -102,6 +104,8 @@ def run(spec: RunSpec, interactive: bool = True) -> Record:
     check_writable(spec.root)
     with folder.held(console.print if interactive else None):
         record = folder.record()
+        if record and record.hash != spec.hash:
+            raise ValueError(f"{folder.record_path}: is the record of another run, {record.name}")
         stale = record is not None and record.code != spec.code
         again = rerun is True or (rerun == "stale" and stale)
         if record and not again:
@@ -189,18 +193,20 @@ def words_of(error: BaseException) -> str:
 
 def _record(spec: RunSpec, folder: RunFolder, fitted: dict[str, Any], wall_seconds: float) -> Record:
     correct = fitted.pop("test_correct")
+    data = fitted.pop("data")
     return Record(
         schema=SCHEMA,
         name=folder.name,
         hash=spec.hash,
         choices=spec.choices,
-        config=spec.resolved,
+        config=without_home(spec.resolved),
         identity=spec.identity,
         test_correct=None if correct is None else pack_bits(correct),
         git=git_state(),
         code=spec.code,
         versions=versions(),
         wall_seconds=wall_seconds,
+        data=data | scrubbed({name: data[name] for name in ("notes", "skipped")}),
         **fitted,
     )
 

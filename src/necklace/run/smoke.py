@@ -4,9 +4,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from necklace.build import datamodule_of
+from necklace.guard.console import Console
 from necklace.run.conditions import quiet_lightning, rank
 from necklace.run.fit import task_of, trainer_of
 from necklace.spec import RunSpec

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from necklace.identity import hash_of_name
+from necklace.guard.private import scrubbed
+from necklace.identity import check_identity, hash_of_name
 from necklace.study.excerpts import read_curve, read_pictures, read_thumbnails
 from necklace.study.plan import Plan, PlannedRun
 from necklace.study.status import RunStatus, StatusReader
@@ -42,7 +43,11 @@ class Kept:
         """A result with its record, or None."""
         if run_hash not in self._read and run_hash in self:
             listed = self._listed.get(run_hash)
-            self._read[run_hash] = with_record(listed, self.folder) if listed else read_retired(self._retired[run_hash])
+            run = with_record(listed, self.folder) if listed else read_retired(self._retired[run_hash])
+            if record := run.record:
+                where = str(self.folder / "records" / run.name)
+                check_identity(record.config, record.identity, record.data["digest"], record.hash, where)
+            self._read[run_hash] = run
         return self._read.get(run_hash)
 
 
@@ -60,7 +65,7 @@ def collect(plan: Plan, status: StatusReader, kept: Kept, refused: Mapping[str, 
     for planned, found in zip(plan.runs, status.all(), strict=True):
         run = _collected(planned, found, kept, planned.row not in illustrated)
         if run.state == "missing" and refused and planned.spec.hash in refused:
-            run = replace(run, failure=" ".join(refused[planned.spec.hash].split()))
+            run = replace(run, failure=scrubbed(" ".join(refused[planned.spec.hash].split())))
         illustrated |= {run.row} if run.thumbnails else set()
         runs.append(run)
     return tuple(runs)
@@ -75,7 +80,7 @@ def _collected(planned: PlannedRun, found: RunStatus, kept: Kept, illustrate: bo
         thumbnails = known.thumbnails if illustrate else {}
         return replace(known, row=planned.row, choice=planned.choice, state=state, thumbnails=thumbnails)
     folder = found.folder.path
-    run = StudyRun(planned.row, planned.seed, planned.choice, folder.name, found.state, found.failure, found.record)
+    run = StudyRun(planned.row, planned.seed, planned.choice, folder.name, found.state, scrubbed(found.failure), found.record)
     if not found.record:
         return run
     pictures = read_pictures(folder)

@@ -3,7 +3,7 @@
 import copy
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from necklace.build import facts_of, forget_data
 from necklace.config import Composer, cause_of, choices_of, resolved
 from necklace.data.splits import splits_key
+from necklace.guard.private import without_home
+from necklace.guard.targets import check_composed, named_folders, named_targets
 from necklace.options.check import check_options, check_split_options
 from necklace.options.errors import OptionError
 from necklace.options.refusal import composed
@@ -111,7 +113,7 @@ class Plan:
             metric=self.metric,
             rows=tuple(self.rows),
             seeds=tuple(dict.fromkeys(run.seed for run in self.runs)),
-            overrides=self.file.overrides,
+            overrides=without_home(self.file.overrides),
             axes=self.axes,
             same=self.file.same,
             controls=self.controls,
@@ -128,6 +130,7 @@ def make_plan(
     seeds: int | None = None,
     hydra_overrides: Sequence[str] = (),
     composer: Composer | None = None,
+    trust: Sequence[Path] = (),
 ) -> Plan:
     """Compose all runs of a study; Hydra has to be initialised with the configs.
 
@@ -137,17 +140,18 @@ def make_plan(
         seeds: So many of the study's seeds; beyond them, the next whole numbers.
         hydra_overrides: Overrides of Hydra's own options.
         composer: One that has read some of the configs already.
+        trust: Folders whose Python files may run, besides those of `hydra_overrides`.
 
     Returns:
         The plan; runs that come twice are in it once.
 
     Raises:
-        ValueError: The baseline or another named row does not exist, a width cannot be matched, or options are wrong: those of
-            a row have to have an effect in it, those of all rows in at least one.
+        ValueError: The baseline or another named row does not exist, a width cannot be matched, the study names a class that
+            may not run, or options are wrong: those of a row have to have an effect in it, those of all rows in at least one.
     """
     forget_data()  # which may have changed since an earlier plan
     composer = composer or Composer(GlobalHydra.instance().config_loader(), "train")
-    planner = _Planner(shared_overrides(study, extra), hydra_overrides, composer)
+    planner = _Planner(shared_overrides(study, extra), hydra_overrides, composer, trust, named_targets(extra))
     rows, controls = _rows(study, planner)
     for row in [study.baseline, *(study.same or ())]:
         if row not in rows:
@@ -237,8 +241,16 @@ def _rows(study: StudyFile, planner: "_Planner") -> tuple[dict[str, tuple[str, .
 class _Planner:
     """Turns overrides into runs, composing once what they share."""
 
-    def __init__(self, shared: tuple[str, ...], hydra_overrides: Sequence[str], composer: Composer) -> None:
+    def __init__(
+        self,
+        shared: tuple[str, ...],
+        hydra_overrides: Sequence[str],
+        composer: Composer,
+        trust: Sequence[Path],
+        named: Collection[str],
+    ) -> None:
         self.first = DictConfig({})
+        self._trust, self._named = trust, named
         self._composer = composer
         self._shared, self._for_hydra = shared, tuple(hydra_overrides)
         self._composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, Any], dict[str, str]]] = {}
@@ -251,8 +263,10 @@ class _Planner:
             choices = choices_of(config.hydra)
             if not self.first:
                 self.first = copy.deepcopy(config)
+            folders = [*named_folders(config.hydra), *self._trust]
             with open_dict(config):
                 del config["hydra"]
+            check_composed(config, folders, self._named)
             idle = check_options(config, choices, overrides, self._shared)
             plain = resolved(config)
             if plain["trainer"].get("fast_dev_run"):

@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
+from necklace.guard.interpolations import check_resolved
+from necklace.guard.plain_yaml import parsed_yaml
+from necklace.guard.private import with_home
+from necklace.guard.targets import check_training_targets
+from necklace.identity import check_identity
 from necklace.record import Record
 from necklace.run.runner import run
 from necklace.spec import run_spec
@@ -36,7 +40,12 @@ class Repetition:
 
 
 def reproduce(
-    study: StudyRecords, count: int, scratch: Path, overrides: Sequence[str], generator: np.random.Generator
+    study: StudyRecords,
+    count: int,
+    scratch: Path,
+    overrides: Sequence[str],
+    generator: np.random.Generator,
+    trust: Sequence[Path] = (),
 ) -> list[Repetition]:
     """Train random runs of a study again and compare with their records.
 
@@ -46,10 +55,11 @@ def reproduce(
         scratch: An empty folder for the runs.
         overrides: `data.KEY=VALUE` that differ here, such as `data.root=DIR`.
         generator: Chooses the runs.
+        trust: Folders whose Python files may run.
 
     Raises:
-        ValueError: There is no finished run, more are asked for than there are, an override is of another kind, or a run was
-            trained by several processes.
+        ValueError: There is no finished run, more are asked for than there are, an override is of another kind, a run was
+            trained by several processes, or a record names a class that may not run, or is not what its hash was taken over.
     """
     done = [run.record for run in study.runs if run.record]
     if not 1 <= count <= len(done):
@@ -64,18 +74,22 @@ def reproduce(
     for record in chosen:
         if record.world_size > 1:
             raise ValueError(f"{record.name}: {record.world_size} processes trained it; run train.py with its config instead")
+        check_identity(record.config, record.identity, record.data["digest"], record.hash, record.name)
+        config = _config_of(record)
+        check_resolved(config)
+        check_training_targets(config, trust)
     return [_again(record, scratch, moved, study) for record in chosen]
 
 
 def _again(record: Record, scratch: Path, moved: dict[str, str], study: StudyRecords) -> Repetition:
-    config = json.loads(json.dumps(record.config))
+    config = _config_of(record)
     for key, value in moved.items():
         name = key.removeprefix("data.")
         if name not in config["data"]:
             raise ValueError(f"{key}: data has no such option; it has {', '.join(sorted(config['data']))}")
         # The config is resolved: what was interpolated from this key, under the same name, holds its old value too.
-        config["data"] = _replaced(config["data"], name, config["data"][name], yaml.safe_load(value))
-    spec = run_spec(config | {"outputs": str(scratch), "study": "again", "rerun": False, "logger": None}, record.choices, [])
+        config["data"] = _replaced(config["data"], name, config["data"][name], parsed_yaml(value))
+    spec = run_spec(config | {"outputs": str(scratch)}, record.choices, [])
     if spec.hash != record.hash:
         raise ValueError(f"{record.name}: what would be trained is another run ({spec.hash}): is it the same data?")
     threads = torch.get_num_threads()
@@ -90,6 +104,12 @@ def _again(record: Record, scratch: Path, moved: dict[str, str], study: StudyRec
     same = again.weights_hash == record.weights_hash
     holds = difference <= study.info.tolerance if why else same and difference == 0
     return Repetition(record.name, why, same, difference, holds)
+
+
+def _config_of(record: Record) -> dict[str, Any]:
+    """A record's config, to be trained again: without its loggers, and with paths that are of this machine."""
+    config = json.loads(json.dumps(record.config))
+    return with_home(config | {"study": "again", "rerun": False, "logger": None})
 
 
 def _replaced(node: Any, name: str, old: Any, new: Any) -> Any:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from necklace.guard.names import is_file_name
 from necklace.identity import hash_of_name
 from necklace.record import Record
 from necklace.run.folder import RunFolder
@@ -52,7 +53,7 @@ class StatusReader:
     def _status(self, run: PlannedRun, path: Path | None) -> RunStatus:
         folder = RunFolder(path or run.spec.root / run.spec.name)
         if path is not None and (record := self._record(folder)):
-            if record.hash != run.spec.hash:
+            if record.hash != run.spec.hash or not is_file_name(record.name):
                 raise ValueError(f"{folder.record_path}: is the record of another run, {record.name}")
             return RunStatus("done" if record.code == run.spec.code else "stale", folder, record)
         if folder.is_held():

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from necklace.atomic import write_changed
+from necklace.guard.links import check_no_link
+from necklace.guard.names import check_listed
 from necklace.identity import hash_of_name
 from necklace.migrations import LAYOUT, migrated_cost, migrated_study
 from necklace.record import Record, checked, parse_record, read_json
@@ -156,6 +158,7 @@ def write_records(study: StudyRecords, folder: Path) -> list[str]:
         Names of the runs that were retired.
     """
     records = folder / "records"
+    check_no_link(records, records / RETIRED)
     records.mkdir(parents=True, exist_ok=True)
     runs = []
     wanted = {"study.json", "costs.json"} if study.costs else {"study.json"}
@@ -206,6 +209,8 @@ def read_info(folder: Path) -> tuple[StudyInfo, list[StudyRun]]:
     if not isinstance(entries, list):
         raise ValueError(f"{path}: runs: must be a list")
     runs = [checked(_Entry, entry, path, f"runs.{number}") for number, entry in enumerate(entries)]
+    for run in runs:
+        check_listed(run.name, run.row, path)
     tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
     return checked(StudyInfo, tuples, path), [StudyRun(**asdict(entry), record=None) for entry in runs]
 

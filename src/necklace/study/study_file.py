@@ -20,6 +20,7 @@ tolerance: 0.02                 # of the metric, when a run is trained again on 
 import difflib
 import itertools
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -27,16 +28,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from hydra.utils import get_class
-from omegaconf import OmegaConf
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError
 
+from necklace.guard.interpolations import check_references, texts
+from necklace.guard.names import check_option
+from necklace.guard.plain_yaml import read_plain_yaml
+from necklace.guard.text import on_one_line, printable
 from necklace.options.signatures import defined
 
 EXPERIMENTS, STUDY_FILE = Path("experiments"), "study.yaml"
 # How far a matched row's size may be from what it is matched to.
 MATCH_WITHIN = 0.02
+# A few lines of lists make billions.
+MOST_RUNS = 100_000
 SET_BY_THE_STUDY = ("seed", "study", "rerun", "outputs")
 # Of each task, by its class: the metrics that a study can ask for, first what it is known by; and those of one class.
 _BOXES = ("map", "map50", "map75", "map07", "map12", "map_small", "map_medium", "map_large", "loc", "loc50", "class50")
@@ -143,15 +148,17 @@ def read_study(path: Path) -> StudyFile:
     if not path.is_file():
         raise FileNotFoundError(_missing(path))
     try:
-        content = OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        content = read_plain_yaml(path)
+        check_references(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must be a mapping of {', '.join(sorted(_Content.model_fields))}")
     rows_key = "cells" if "cells" in content and "rows" not in content else "rows"
     found = _parsed({"rows" if key == rows_key else key: value for key, value in content.items()}, rows_key, path)
     _check_grids(found, rows_key, path)
     _check_options(found, rows_key, path)
+    _check_names(found, rows_key, path)
     return StudyFile(
         name=path.parent.name,
         question=" ".join(str(found.question).split()),
@@ -179,7 +186,8 @@ def study_name(given: str) -> str:
     if whole != base and whole.is_relative_to(base):
         path = whole.relative_to(base)
     parts = path.parts
-    if path.is_absolute() or not parts or any(part.startswith(".") or not part.strip() for part in parts):
+    hidden = any(part.startswith((".", "~")) or not part.strip() for part in parts)
+    if path.is_absolute() or not parts or hidden or "\\" in given or not given.isprintable():
         raise ValueError(f"NAME={given!r}: must be the name of a folder in {base}")
     return path.as_posix()
 
@@ -210,7 +218,25 @@ def _parsed(content: Mapping[Any, Any], rows_key: str, path: Path) -> _Content:
     raise ValueError(f"{path}: {named[0][1]}: {content[field]!r}: must be {allowed}") from None
 
 
+def _check_names(found: _Content, rows_key: str, path: Path) -> None:
+    """Refuse keys and choices that mean more to Hydra than an option's name, or a file of the configs."""
+    for where, grid in (("overrides", found.overrides), ("choose", found.choose), *((rows_key, grid) for grid in found.rows)):
+        for place, text in texts(grid):
+            if on_one_line(text) != text:
+                raise ValueError(f"{path}: {where}: {printable(place)}: {text!r}: must be printable, on one line")
+        for key, value in grid.items():
+            if key not in ("match", "to"):
+                try:
+                    check_option(key, value)
+                except ValueError as error:
+                    raise ValueError(f"{path}: {where}: {error}") from None
+
+
 def _check_grids(found: _Content, rows_key: str, path: Path) -> None:
+    count = math.prod(map(len, found.choose.values())) * len(found.seeds)
+    runs = sum(count * math.prod(len(value) for value in grid.values() if isinstance(value, list)) for grid in found.rows)
+    if runs > MOST_RUNS:
+        raise ValueError(f"{path}: {rows_key}: {runs} runs: must be at most {MOST_RUNS}")
     for grid in found.rows:
         if not all(isinstance(key, str) for key in grid):
             raise ValueError(f"{path}: {rows_key}: {grid}: options are words, such as neck.focal_level")

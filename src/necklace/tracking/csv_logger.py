@@ -1,11 +1,11 @@
 """A CSV file of all that a run logs with its epochs, without W&B."""
 
-import shutil
 from collections.abc import Mapping
 from typing import Any, Unpack
 
 from pytorch_lightning.loggers import CSVLogger
 
+from necklace.guard.links import remove
 from necklace.tracking.tracker import AboutRun, Tracker
 
 
@@ -27,7 +27,8 @@ def csv_logger(**about: Unpack[AboutRun]) -> CsvRunLogger:
         **about: The run.
     """
     folder = about["folder"]
-    shutil.rmtree(folder / "csv", ignore_errors=True)  # Lightning would do so as well, with a warning
+    if (folder / "csv").exists():
+        remove(folder / "csv")  # Lightning would do so as well, with a warning
     logger = CsvRunLogger(save_dir=str(folder), name="", version="csv")
     logger.log_hyperparams(about["config"])
     return logger

@@ -5,8 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
-from rich.console import Console
-
+from necklace.guard.console import Console
 from necklace.record import Record
 
 

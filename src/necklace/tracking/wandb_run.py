@@ -21,6 +21,7 @@ import wandb
 from wandb.errors import Error as WandbError
 
 from necklace.code_version import git_state
+from necklace.guard.private import scrubbed, without_home
 from necklace.tracking.tracker import print_once
 
 # Seconds. Without limits W&B waits 108 s for a server that does not answer, and at the end of a run without end.
@@ -50,6 +51,8 @@ def open_run(folder: Path, run_id: str, mode: str, finish_s: float, **about: Any
         The run, or None where W&B does not even start offline, which is printed.
     """
     git = git_state()
+    # W&B uploads where a run's files lie, and what the command was.
+    place = str(folder) if without_home(str(folder)) == str(folder) else os.path.relpath(folder)
     for attempt in dict.fromkeys((mode, "offline")):
         number = max((run_number(file) for file in run_files(folder)), default=0) + 1
         try:
@@ -64,11 +67,14 @@ def open_run(folder: Path, run_id: str, mode: str, finish_s: float, **about: Any
                 finish_timeout_raises=True,
                 x_graphql_retry_max=1,
                 x_graphql_retry_wait_max_seconds=1,
+                x_executable=without_home(sys.executable),
+                program=without_home(getattr(sys.modules.get("__main__"), "__file__", None)),
+                x_disable_meta=os.path.expanduser("~").strip("/") in place,
             )
-            with _without_launch():
+            with _without_launch(), _arguments_without_home():
                 run = wandb.init(
                     id=run_id if number == 1 else f"{run_id}-{number}",
-                    dir=str(folder),
+                    dir=place,
                     mode=attempt,  # pyright: ignore[reportArgumentType]
                     # Otherwise W&B would return a run that is still active, such as a failed one's, and lose the new config.
                     reinit="finish_previous",
@@ -87,6 +93,17 @@ def open_run(folder: Path, run_id: str, mode: str, finish_s: float, **about: Any
             (Path(run.dir).parent / UPLOADING).touch()
         return run
     return None
+
+
+@contextmanager
+def _arguments_without_home() -> Iterator[None]:
+    """Within it, the command's arguments are as a record may keep them."""
+    before = sys.argv[1:]
+    sys.argv[1:] = scrubbed(before)
+    try:
+        yield
+    finally:
+        sys.argv[1:] = before
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 import necklace
 from necklace.cli.main import main
 from necklace.config import resolved
+from necklace.guard.targets import check_targets
 from necklace.inference.trained_run import open_run
-from necklace.inference.trust import check_targets
 from necklace.record import Record
 from necklace.run.runner import run
 from tests.conftest import CONFIGS, SMALL, compose_train, spec_of

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 
+from necklace.atomic import is_full
 from necklace.build import datamodule_of, facts_of
 from necklace.code_version import git_state
 from necklace.config import Composer, cause_of, choices_of, resolved
@@ -27,6 +28,7 @@ from necklace.run.conditions import quiet_lightning, rank, versions
 from necklace.run.fit import asked_monitor, fit, task_of
 from necklace.run.folder import RunFolder, check_writable
 from necklace.run.loggers import RunLoggers, check_loggers
+from necklace.run.resume import repair_checkpoints
 from necklace.run.smoke import smoke_test
 from necklace.spec import RunSpec, run_spec, said_of
 
@@ -39,12 +41,16 @@ class RunRefused(RunFailed):
     """A run that could not begin: what it asks for is wrong or not there. It leaves nothing behind."""
 
 
+class RunStopped(RunRefused):
+    """A run that cannot go on here and now, as the disk is full. It goes on from its last checkpoint when there is room."""
+
+
 class RunFailedBefore(RuntimeError):
     """A run that has failed before, and nobody asked for another try."""
 
 
-def run_composed(config: DictConfig, interactive: bool = True) -> Record | None:
-    """`run` what Hydra has composed in this process; a smoke test gives no record.
+def run_composed(config: DictConfig, interactive: bool = True, told: list[str] | None = None) -> Record | None:
+    """`run` what Hydra has composed in this process, with its arguments; a smoke test gives no record.
 
     Raises:
         OptionError: An option is wrong, or has no effect.
@@ -63,7 +69,7 @@ def run_composed(config: DictConfig, interactive: bool = True) -> Record | None:
     if plain["trainer"].get("fast_dev_run"):
         smoke_test(spec)
         return None
-    return run(spec, interactive)
+    return run(spec, interactive, told)
 
 
 def val_metric(record: Record) -> float:
@@ -71,13 +77,14 @@ def val_metric(record: Record) -> float:
     return record.metrics[asked_monitor(record.config) or get_class(record.config["task"]["_target_"]).monitor]
 
 
-def run(spec: RunSpec, interactive: bool = True) -> Record:
+def run(spec: RunSpec, interactive: bool = True, told: list[str] | None = None) -> Record:
     """Train and test a run, or return its record if it has one.
 
     Args:
         spec: The run.
         interactive: Whether a person asks for this one run: it then waits for another process that trains the same run, and
             tries again what has failed. A study continues with its next run instead.
+        told: Gets the sentences on what was damaged in the run's folder; they are printed as well.
 
     Returns:
         The record, which is also in the run's folder as `record.json`.
@@ -86,6 +93,7 @@ def run(spec: RunSpec, interactive: bool = True) -> Record:
         RunBusy: Another process trains it, and `interactive` is off.
         RunFailedBefore: It has failed before, and neither `interactive` nor rerun=failed asks for another try.
         RunRefused: It could not take its first step; nothing of it is left behind.
+        RunStopped: The disk is full.
         RunFailed: Training failed; the folder holds FAILED with the traceback.
         ValueError: The config asks for what cannot be.
     """
@@ -99,6 +107,12 @@ def run(spec: RunSpec, interactive: bool = True) -> Record:
     # Lightning starts the other ranks of a group as this same command; the first holds the run and has made room by then.
     if rank(trainer):
         return _train(spec, folder, lambda: None, console, started)
+
+    def note(line: str) -> None:
+        console.print(line, markup=False)
+        if told is not None:
+            told.append(line)
+
     check_writable(spec.root)
     with folder.held(console.print if interactive else None):
         record = folder.record()
@@ -116,7 +130,8 @@ def run(spec: RunSpec, interactive: bool = True) -> Record:
         def prepare() -> None:
             if again:
                 folder.supersede()
-            folder.prepare(spec, console.print)
+            folder.prepare(spec, note)
+            repair_checkpoints(folder, note)
 
         return _train(spec, folder, prepare, console, started)
 
@@ -153,7 +168,7 @@ def _train(spec: RunSpec, folder: RunFolder, prepare: Callable[[], None], consol
             if is_first:
                 check_room(spec.root, task.model)
             prepare()
-            prepared, begun.steps = True, folder.last.exists()
+            prepared, begun.steps = True, folder.latest is not None
             fitted = fit(spec, data, task, folder, lambda: is_first and loggers.open(), begun, console)
         record = _record(spec, folder, fitted, time.perf_counter() - started)
         if is_first:
@@ -165,6 +180,8 @@ def _train(spec: RunSpec, folder: RunFolder, prepare: Callable[[], None], consol
             _draw(folder, console)
     except Exception as error:
         refused = not begun.steps
+        if is_full(error):
+            raise RunStopped(words_of(error)) from error
         if refused:
             raise RunRefused(words_of(error)) from error
         folder.mark_failed(traceback.format_exc())

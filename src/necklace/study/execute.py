@@ -41,15 +41,19 @@ Settings = Mapping[str, Any]
 """Dotted key to value, of options that do not belong to a run's identity."""
 
 
-def train_planned(spec: RunSpec) -> None:
-    """Train a run of a study in a process of the launcher, unless another process does."""
+def train_planned(spec: RunSpec) -> list[str]:
+    """Train a run of a study in a process of the launcher, unless another process does; gives sentences on what was damaged."""
+    told: list[str] = []
     # The version of what this process has imported, which is what trains, whatever the files hold by now.
-    run(replace(spec, code=code_version(spec.resolved)), interactive=False)
+    run(replace(spec, code=code_version(spec.resolved)), interactive=False, told=told)
+    return told
 
 
-def train_composed(config: DictConfig) -> None:
+def train_composed(config: DictConfig) -> list[str]:
     """The same for other launchers, which compose the run themselves."""
-    run_composed(config, interactive=False)
+    told: list[str] = []
+    run_composed(config, interactive=False, told=told)
+    return told
 
 
 def execute(

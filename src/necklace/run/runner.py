@@ -181,7 +181,7 @@ def _train(spec: RunSpec, folder: RunFolder, prepare: Callable[[], None], consol
     except Exception as error:
         refused = not begun.steps
         if is_full(error):
-            raise RunStopped(words_of(error)) from error
+            raise RunStopped(_no_room(error, folder)) from error
         if refused:
             raise RunRefused(words_of(error)) from error
         folder.mark_failed(traceback.format_exc())
@@ -202,6 +202,13 @@ def words_of(error: BaseException) -> str:
     if not text or isinstance(cause, AttributeError | TypeError | LookupError | NameError | AssertionError):
         text = f"{type(cause).__name__}: {text or 'no message'} (HYDRA_FULL_ERROR=1 shows where)"
     return "\n".join([text, *getattr(cause, "__notes__", [])])
+
+
+def _no_room(error: BaseException, folder: RunFolder) -> str:
+    """A full disk in words: with the path, which the error does not know where it is the screen's, sent to a file."""
+    words = words_of(error)
+    named = words if str(folder.path.parent) in words or "=" in words else f"{folder.path}: {words}"
+    return f"{named}; when there is room, the same command goes on from here"
 
 
 def _record(spec: RunSpec, folder: RunFolder, fitted: dict[str, Any], wall_seconds: float) -> Record:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from necklace.atomic import temporary, write_whole
 from necklace.identity import hash_of_name
 from necklace.locks import Lock
-from necklace.record import Record, read_record, write_record
+from necklace.record import Record, check_file_of_evidence, read_record, write_record
 from necklace.spec import RunSpec
 
 SUPERSEDED = "superseded.json"
@@ -118,9 +118,19 @@ class RunFolder:
         """The run's record, or None while there is none.
 
         Raises:
-            ValueError: It is damaged.
+            ValueError: It, or the evidence that it names, is damaged.
         """
-        return read_record(self.record_path) if self.record_path.exists() else None
+        if not self.record_path.exists():
+            return None
+        record = read_record(self.record_path)
+        check_file_of_evidence(record, self.evidence_path)
+        return record
+
+    def set_aside(self) -> Path:
+        """Give a record that cannot be used another name; the run then counts as unfinished. Gives the new path."""
+        aside = self.record_path.with_name("record.damaged.json")
+        os.replace(self.record_path, aside)
+        return aside
 
     def failure(self) -> str | None:
         """Why the run failed, in one line: the exception, its message and notes, from the end of FAILED; None without one."""

@@ -19,6 +19,7 @@ from necklace.atomic import is_full
 from necklace.build import datamodule_of, facts_of
 from necklace.code_version import git_state
 from necklace.config import Composer, cause_of, choices_of, resolved
+from necklace.migrations import NewerRecord
 from necklace.options.check import check_options, check_split_options
 from necklace.options.errors import OptionError
 from necklace.options.trainer import trainer_problems
@@ -115,7 +116,7 @@ def run(spec: RunSpec, interactive: bool = True, told: list[str] | None = None) 
 
     check_writable(spec.root)
     with folder.held(console.print if interactive else None):
-        record = folder.record()
+        record = _record_or_aside(folder, spec, note)
         stale = record is not None and record.code != spec.code
         again = rerun is True or (rerun == "stale" and stale)
         if record and not again:
@@ -134,6 +135,25 @@ def run(spec: RunSpec, interactive: bool = True, told: list[str] | None = None) 
             repair_checkpoints(folder, note)
 
         return _train(spec, folder, prepare, console, started)
+
+
+def _record_or_aside(folder: RunFolder, spec: RunSpec, note: Callable[[str], object]) -> Record | None:
+    """The run's record; one that is damaged or of another run is set aside, and the run goes on from its last checkpoint.
+
+    Raises:
+        ValueError: It was written by newer code.
+    """
+    try:
+        record = folder.record()
+        if record is None or record.hash == spec.hash:
+            return record
+        problem = f"{folder.record_path}: is the record of another run, {record.name}"
+    except NewerRecord:
+        raise
+    except (ValueError, FileNotFoundError) as error:
+        problem = str(error)
+    note(f"{problem}; set aside as {folder.set_aside().name}, and the run is finished again")
+    return None
 
 
 class _Begun(Callback):

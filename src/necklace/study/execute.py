@@ -32,7 +32,12 @@ from necklace.study.status import RunStatus, StatusReader
 from necklace.study.study_file import override
 
 # Settings with which a run in some state is launched.
-RERUN: Mapping[str, Mapping[str, Any]] = {"missing": {}, "stale": {"rerun": "stale"}, "failed": {"rerun": "failed"}}
+RERUN: Mapping[str, Mapping[str, Any]] = {
+    "missing": {},
+    "damaged": {},
+    "stale": {"rerun": "stale"},
+    "failed": {"rerun": "failed"},
+}
 
 # Errors of runs that did not begin: a run that has begun ends in RunFailed, and a process that died in a RuntimeError.
 REFUSALS = (RunRefused, ValueError, OSError, HydraException, OmegaConfBaseException)
@@ -80,7 +85,7 @@ def execute(
         todo = [
             (run, at)
             for run, at in zip(status.plan.runs, found, strict=True)
-            if run.spec.hash not in launched and at.state in {"missing", *rerun}
+            if run.spec.hash not in launched and at.state in {"missing", "damaged", *rerun}
         ]
         if not todo:
             if not any(at.state == "running" for at in found):

@@ -35,7 +35,9 @@ def run_seconds(plan: Plan, found: Sequence[RunStatus], runs: Sequence[PlannedRu
 
 def plan_lines(plan: Plan, found: Sequence[RunStatus], rerun: set[str]) -> list[str]:
     """The plan in words: how many runs are in which state, row by row where not all are done, and how long the rest takes."""
-    counts = {name: sum(at.state == name for at in found) for name in ("done", "stale", "failed", "running", "missing")}
+    counts = {
+        name: sum(at.state == name for at in found) for name in ("done", "stale", "failed", "running", "damaged", "missing")
+    }
     states = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     lines = [f"{plan.name}: {len(plan.runs)} runs in {len(plan.rows)} rows: {states}", *plan.dropped]
     for row in plan.rows:
@@ -49,7 +51,8 @@ def plan_lines(plan: Plan, found: Sequence[RunStatus], rerun: set[str]) -> list[
     changed = {name for run, at in zip(plan.runs, found, strict=True) if at.state == "stale" for name in _changed(run, at)}
     lines += [f"  stale, since the code has changed: {', '.join(sorted(changed))}"] if changed else []
     lines += [f"  {at.folder.path}: failed: {at.failure}" for at in found if at.state == "failed"]
-    rest = [run for run, at in zip(plan.runs, found, strict=True) if at.state in {"missing", *rerun}]
+    lines += [f"  damaged: {at.failure}" for at in found if at.state == "damaged"]
+    rest = [run for run, at in zip(plan.runs, found, strict=True) if at.state in {"missing", "damaged", *rerun}]
     if rest:
         seconds = run_seconds(plan, found, rest)
         time_left = "no run has finished yet to say how long they take"

@@ -26,7 +26,7 @@ _SHARES = re.compile(r"(val|test)/(acc|balanced_acc|class_acc/.*|map|ap/.*|(box_
 class _Cost(TypedDict):
     params: Count
     macs: Count
-    output: list[Any]
+    output: list[Count]
 
 
 class _Costs(TypedDict):
@@ -58,6 +58,12 @@ class _Gates(TypedDict):
     step: Count
     layers: dict[str, dict[str, dict[str, Number | None]]]
     nonfinite: list[_Nonfinite]
+
+
+class _Evidence(TypedDict):
+    file: str
+    kind: str
+    sha256: Hash
 
 
 class _Device(TypedDict):
@@ -103,6 +109,7 @@ class _Parts(TypedDict):
     epochs: Annotated[int, Field(ge=1)]
     steps: Count
     train_images_left_out: Count
+    evidence: _Evidence | None
     gates: _Gates | None
     data: _Data
     cost: _Costs
@@ -141,7 +148,7 @@ def problem_of(record: Mapping[str, Any]) -> tuple[str, Any, str] | None:
 @cache
 def _adapter() -> TypeAdapter[Any]:
     """Reads without converting anything, and passes over what is not named."""
-    for each in (_Cost, _Costs, _Data, _Nonfinite, _Gates, _Device, _Git, _Versions, _Groups, _Config, _Parts):
+    for each in (_Cost, _Costs, _Data, _Nonfinite, _Gates, _Evidence, _Device, _Git, _Versions, _Groups, _Config, _Parts):
         setattr(each, "__pydantic_config__", ConfigDict(strict=True, extra="ignore"))  # noqa: B010, which pydantic looks for
     return TypeAdapter(_Parts)
 

@@ -15,7 +15,7 @@ from necklace.record import Record
 from necklace.run.checkpoints import read_saved
 from necklace.run.folder import RunFolder
 from necklace.run.history import History
-from necklace.run.resume import repair_checkpoints
+from necklace.run.resume import repair
 from necklace.run.runner import RunFailed, run
 from tests.conftest import SMALL, spec_of
 
@@ -128,6 +128,6 @@ def test_a_best_epoch_alone_is_nothing_to_go_on_from(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "none_s0_0123456789")
     folder.checkpoints.mkdir(parents=True)
     folder.best.write_bytes(b"")
-    repair_checkpoints(folder, pytest.fail)
+    repair(folder, pytest.fail)
     assert not folder.checkpoints.exists()
     assert folder.latest is None

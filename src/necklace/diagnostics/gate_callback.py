@@ -87,8 +87,6 @@ class Gates(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Bring the file back to what the checkpoint knows of, whatever it holds."""
         if trainer.is_global_zero and self._content and not (self.path.exists() and self.path.read_bytes() == self._content):
-            if is_damaged(self.path):
-                self.console.print(f"{self.path}: damaged; made again from the checkpoint", markup=False)
             write_whole(self.path, self._content)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

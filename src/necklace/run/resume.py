@@ -9,15 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from necklace.atomic import write_whole
+from necklace.diagnostics.gate_callback import is_damaged
 from necklace.run.checkpoints import Saved, read_saved
 from necklace.run.folder import RunFolder
 
 
-def repair_checkpoints(folder: RunFolder, note: Callable[[str], object]) -> None:
+def repair(folder: RunFolder, note: Callable[[str], object]) -> None:
     """Leave the checkpoints from which training can go on to what it would have been: `folder.latest` names one then, or none.
 
     Besides the last state that is the best epoch's. Where its file is damaged, or of another epoch, it is made again from a
-    checkpoint of that epoch; else training starts anew.
+    checkpoint of that epoch; else training starts anew. The learning curve and the gates come from the checkpoint as well.
 
     Args:
         folder: The run's folder, held by this process.
@@ -35,6 +36,8 @@ def repair_checkpoints(folder: RunFolder, note: Callable[[str], object]) -> None
     best = _whole(folder.best, note) if folder.best.exists() else None
     for saved in found:
         if _with_best(saved, found, best, folder.best, note):
+            if is_damaged(folder.gates_path):
+                note(f"{folder.gates_path}: damaged; made again from the checkpoint")
             if saved.path == folder.previous and folder.last in existing:
                 note(f"{folder.path}: goes on after epoch {saved.epoch + 1}, from the checkpoint before")
             return

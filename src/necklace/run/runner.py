@@ -29,7 +29,7 @@ from necklace.run.conditions import quiet_lightning, rank, versions
 from necklace.run.fit import asked_monitor, fit, task_of
 from necklace.run.folder import RunFolder, check_writable
 from necklace.run.loggers import RunLoggers, check_loggers
-from necklace.run.resume import repair_checkpoints
+from necklace.run.resume import repair
 from necklace.run.smoke import smoke_test
 from necklace.spec import RunSpec, run_spec, said_of
 
@@ -132,7 +132,7 @@ def run(spec: RunSpec, interactive: bool = True, told: list[str] | None = None) 
             if again:
                 folder.supersede()
             folder.prepare(spec, note)
-            repair_checkpoints(folder, note)
+            repair(folder, note)
 
         return _train(spec, folder, prepare, console, started)
 

@@ -30,7 +30,7 @@ OF_RECORDS = ("verify", "reproduce", "metric")
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command and carry it out; exit code 1 where a run is not done or something does not hold."""
     parsed = parse(arguments)
-    from necklace.cli.errors import EXPECTED
+    from necklace.cli.errors import EXPECTED, line_of
 
     try:
         check(parsed)
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
         with stoppable(), ending_quickly():
             code = carry_out(parsed)
     except EXPECTED as error:
-        sys.exit(f"error: {error}")
+        sys.exit(line_of(error))
     sys.exit(code)
 
 

@@ -6,7 +6,7 @@ import sys
 
 from hydra import initialize_config_dir
 
-from necklace.cli.errors import EXPECTED
+from necklace.cli.errors import EXPECTED, line_of
 from necklace.cli.stopping import ENDED, at_once
 from necklace.cli.train import CONFIGS
 from necklace.study.plan import make_plan
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         sys.exit("error: dashboards need wandb-workspaces: pip install -e '.[dashboards]'")
     except (*EXPECTED, WandbError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(line_of(error))
 
 
 def dashboard(parsed: argparse.Namespace) -> str:

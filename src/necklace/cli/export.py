@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from necklace.cli.errors import EXPECTED
+from necklace.cli.errors import EXPECTED, line_of
 from necklace.cli.stopping import ENDED, at_once
 
 FORMATS = ("onnx", "torchscript", "safetensors")
@@ -33,4 +33,4 @@ def main(arguments: list[str] | None = None) -> None:
         for line in export_run(load(given.run, given.trust), given.format, given.out):
             print(line)
     except EXPECTED as error:
-        sys.exit(f"error: {error}")
+        sys.exit(line_of(error))

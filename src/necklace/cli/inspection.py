@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from necklace.cli.errors import EXPECTED
+from necklace.cli.errors import EXPECTED, line_of
 from necklace.cli.stopping import ENDED, at_once
 
 
@@ -28,4 +28,4 @@ def main(arguments: list[str] | None = None) -> None:
         for line in draw_run(given.folder, given.trust):
             console.print(line, markup=False)
     except EXPECTED as error:
-        sys.exit(f"error: {error}")
+        sys.exit(line_of(error))

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from necklace.atomic import write_whole
-from necklace.cli.errors import EXPECTED
+from necklace.cli.errors import EXPECTED, line_of
 from necklace.cli.stopping import ENDED, at_once
 
 FORMATS = ("csv", "json")
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             print(text, end="")
     except EXPECTED as error:
-        sys.exit(f"error: {error}")
+        sys.exit(line_of(error))
     for line in predictions.passed_over:
         print(f"note: {line}", file=sys.stderr)
     for name, reason in predictions.problems.items():

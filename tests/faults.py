@@ -175,6 +175,12 @@ def foreign(study: Disturbed) -> None:
     shutil.copy(study.done / "checkpoints" / "last.ckpt", study.half / "checkpoints" / "last.ckpt")
 
 
+def both_cut(study: Disturbed) -> None:
+    """Neither of the two last checkpoints can be read."""
+    for name in ("last.ckpt", "previous.ckpt"):
+        cut(study.half / "checkpoints" / name, 0.5)
+
+
 def _cut(name: str, to: float, of: str = "half") -> Callable[[Disturbed], None]:
     return lambda study: cut(getattr(study, of) / name, to)
 
@@ -192,7 +198,7 @@ CASES: dict[str, Case] = {
     "last.ckpt empty": Case(_cut(LAST, 0), "last.ckpt: damaged (0 bytes); not used"),
     "last.ckpt cut": Case(_cut(LAST, 0.6), "from the checkpoint before"),
     "last.ckpt and previous.ckpt cut": Case(
-        lambda study: [cut(study.half / "checkpoints" / name, 0.5) for name in ("last.ckpt", "previous.ckpt")] and None,
+        both_cut,
         "no checkpoint is left to go on from; starting from the first epoch",
     ),
     "best.ckpt empty": Case(_cut(BEST, 0), "best.ckpt: damaged (0 bytes); not used"),

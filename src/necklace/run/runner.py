@@ -120,9 +120,9 @@ def run(spec: RunSpec, interactive: bool = True, told: list[str] | None = None) 
         stale = record is not None and record.code != spec.code
         again = rerun is True or (rerun == "stale" and stale)
         if record and not again:
-            note = " STALE: the code has changed since." if stale else ""
+            changed = " STALE: the code has changed since." if stale else ""
             shown = _shown(record.metrics)
-            console.print(f"This run exists: [bold]{folder.path}[/] ({shown}).{note} rerun=true trains it again.")
+            console.print(f"This run exists: [bold]{folder.path}[/] ({shown}).{changed} rerun=true trains it again.")
             return record
         if not (interactive or again) and rerun != "failed" and folder.failed_path.exists():
             raise RunFailedBefore(f"{folder.path}: has failed; rerun=failed tries again")

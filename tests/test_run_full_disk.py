@@ -40,7 +40,7 @@ def fill(disk: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "number"),
     [
-        *(("code", 1), ("config.yaml", 1), ("gates.parquet", 1), ("history.csv", 2), ("best.ckpt", 1), ("last.ckpt", 1)),
+        *(("config.yaml", 1), ("gates.parquet", 1), ("history.csv", 2), ("best.ckpt", 1), ("last.ckpt", 1)),
         *(("last.ckpt", 3), ("record.json", 1)),
     ],
 )

@@ -115,8 +115,9 @@ def _remove_unused(folder: Path, new: Path) -> None:
             if path.read_text() not in names:
                 path.unlink()
     for path in folder.glob("*.part"):
-        lock = Lock(folder / f"{path.name.partition('.')[0]}.lock")
-        if path.name.partition(".")[0] != new.stem and lock.take():  # whoever was writing it was killed
+        name = path.name.partition(".")[0]
+        lock = Lock(folder / f"{name}.lock")
+        if name == new.stem or lock.take():  # whoever was writing it was killed
             path.unlink(missing_ok=True)
             lock.release()
 

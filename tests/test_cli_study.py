@@ -238,16 +238,22 @@ def test_a_run_that_dies_alone_is_marked_and_continues_when_asked_to(undisturbed
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_cleanly_and_the_rest_continues_later(undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_cleanly_and_the_rest_continues_later(
+    undisturbed: Path, tmp_path: Path, number: signal.Signals, expected: int
+) -> None:
     folder = new_study(tmp_path)
     process = ablate(folder, "hydra.launcher.slots=1")
     deadline = time.time() + 120
     while len(fits(folder)) < 2 and process.is_alive() and time.time() < deadline:
         time.sleep(0.05)
     assert process.is_alive(), process.finish().stdout
-    os.killpg(process.pid, signal.SIGINT)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        os.kill(process.pid, number)
     ended = process.finish()
-    assert ended.returncode == 130
+    assert ended.returncode == expected
     assert ended.stdout.count("stopped; the same command goes on from here") == 1
     assert "Traceback" not in ended.stdout
     assert not list(folder.glob("outputs/tiny/*/FAILED"))

@@ -30,6 +30,7 @@ from necklace.data.sizes import Fixed, Multiscale, Native
 from necklace.data.splits import read_splits
 from necklace.data.voc import Voc
 from necklace.identity import run_identity
+from necklace.locks import locked
 from tests.conftest import compose_train
 
 SHAPES = [(20, 30), (17, 9), (20, 30), (40, 12), (1, 1), (33, 64)]
@@ -502,3 +503,15 @@ def test_a_run_on_drawn_images_is_the_same_run_with_and_without_a_cache(name, tm
         identities.append(run_identity(plain, datamodule_of(plain).digest))
         assert len(list((tmp_path / "cache").glob("*.pixels"))) == 2
     assert identities[0] == identities[1]
+
+
+def test_what_a_killed_writer_left_goes_and_what_another_is_writing_stays(tmp_path: Path) -> None:
+    """Whose file it is, its lock says, and no clock: those of machines that share a disk differ."""
+    dead, alive = (tmp_path / f"{letter * 64}.other.7.part" for letter in "ab")
+    for path in (dead, alive):
+        path.write_bytes(b"half")
+    with locked(tmp_path / f"{'b' * 64}.lock"):
+        new = tmp_path / f"{'c' * 64}.pixels"
+        new.write_bytes(b"whole")
+        necklace.data.pixel_files._remove_unused(tmp_path, new)
+    assert sorted(path.name[0] for path in tmp_path.glob("*.p*")) == ["b", "c"]

@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 
 from necklace.launcher import local, server, slots
 from necklace.launcher.hydra_jobs import error_of, hydra_launcher
+from necklace.launcher.slots import lock_name
 from necklace.record import Record, read_record
 from tests.conftest import SMALL
 from tests.warm import WarmProcess
@@ -212,11 +213,11 @@ def test_the_output_of_each_run_goes_to_a_file(launch: Any, tmp_path: Path) -> N
 
 @pytest.mark.skipif(len(CORES) < 2, reason="one core cannot be held while another is used")
 def test_a_core_that_another_launcher_holds_is_left_alone(launch: Any, tmp_path: Path) -> None:
-    with FileLock(tmp_path / "locks" / f"core-{CORES[0]}.lock"):
+    with FileLock(tmp_path / "locks" / lock_name("core", CORES[0])):
         results = launch(["number=0"], ["number=1"], ["number=2"], slots=2, threads=1, lock_dir=tmp_path / "locks")
     assert [result.return_value["cores"] for result in results] == [[CORES[1]]] * 3
     for core in CORES[:2]:  # both are free again
-        FileLock(tmp_path / "locks" / f"core-{core}.lock").acquire(blocking=False).lock.release()
+        FileLock(tmp_path / "locks" / lock_name("core", core)).acquire(blocking=False).lock.release()
 
 
 def test_a_slot_owns_as_many_gpus_as_its_run_has_devices(launch: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from necklace.atomic import HOST
 from necklace.launcher import slots
 from necklace.launcher.slots import Slot, release, slots_of_machine, visible_gpus
 
@@ -28,14 +29,14 @@ def test_cores_alone() -> None:
     assert cores(slots_of_machine(1, False, 2, None)) == [(0, 1, 2, 3), (4, 5, 6, 7)]
     (pair, *_) = slots_of_machine(2, False, 2, None)
     assert (pair.threads, pair.gpus) == (2, None)
-    assert pair.locks == ("core-0.lock", "core-1.lock", "core-2.lock", "core-3.lock")
+    assert pair.locks == tuple(f"{HOST}-core-{core}.lock" for core in range(4))
 
 
 @pytest.mark.usefixtures("machine")
 def test_slots_beyond_the_cores_lie_in_layers_with_locks_of_their_own() -> None:
     found = slots_of_machine(1, False, 3, 4)
     assert cores(found) == [(0, 1, 2, 3), (4, 5, 6, 7), (0, 1, 2, 3)]
-    assert found[2].locks == tuple(f"core-{core}-layer-1.lock" for core in range(4))
+    assert found[2].locks == tuple(f"{HOST}-core-{core}-layer-1.lock" for core in range(4))
 
 
 @pytest.mark.usefixtures("machine")
@@ -43,7 +44,7 @@ def test_gpus_decide_the_number_of_slots() -> None:
     found = slots_of_machine(1, True, None, None)
     assert [slot.gpus for slot in found] == [("0",), ("1",), ("2",)]
     assert cores(found) == [(0, 1), (2, 3), (4, 5)]
-    assert found[1].locks == ("gpu-1.lock", "core-2.lock", "core-3.lock")
+    assert found[1].locks == tuple(f"{HOST}-{name}.lock" for name in ("gpu-1", "core-2", "core-3"))
     (only,) = slots_of_machine(2, True, None, None)
     assert (only.gpus, only.threads) == (("0", "1"), 4)
     assert [slot.gpus for slot in slots_of_machine(2, True, 2, None)] == [("0", "1"), ("2", "0")]

@@ -4,6 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from necklace.results.analysis import analyse
+from necklace.results.table import table_text
 from necklace.study.adhoc import study_of_runs
 from tests.conftest import synthetic_record, write_synthetic
 from tests.synthetic import ROWS, SEEDS
@@ -94,9 +96,24 @@ def test_a_run_without_a_record_is_in_the_row_of_its_finished_seeds(tmp_path: Pa
 def test_a_folder_without_runs_or_without_the_metric_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no runs"):
         study_of_runs(tmp_path, "test/acc")
-    folder = write_synthetic(synthetic_record(["neck=spp"], 0, np.ones(8, bool)), tmp_path)
+    write_synthetic(synthetic_record(["neck=spp"], 0, np.ones(8, bool)), tmp_path)
     with pytest.raises(ValueError, match="no run has the metric test/map; there are: test/acc"):
         study_of_runs(tmp_path, "test/map")
-    (folder / "record.json").write_text("{}")
-    with pytest.raises(ValueError, match=str(folder)):
-        study_of_runs(tmp_path, "test/acc")
+
+
+def test_a_damaged_record_is_set_aside_and_the_others_are_a_table(tmp_path: Path) -> None:
+    records = [synthetic_record(["neck=spp"], seed, np.arange(8) < 4 + seed) for seed in range(5)]
+    folders = [write_synthetic(record, tmp_path) for record in records]
+    (folders[0] / "record.json").write_text("{}")
+    (folders[1] / "record.json").write_bytes(b"")
+    content = (folders[2] / "record.json").read_text()
+    (folders[2] / "record.json").write_text(content.replace('"test/acc": 0.75', '"test/acc": 75.0'))
+    (folders[3] / "history.csv").write_text("epoch,val/acc\n1,0.5\n2,0.")
+    (folders[3] / "history.csv").write_bytes(b"epoch,val/acc\n1,0.\x00")
+    made = study_of_runs(tmp_path, "test/acc")
+    assert sorted((run.seed, run.state) for run in made.runs) == [(n, "damaged" if n < 4 else "done") for n in range(5)]
+    table = table_text(analyse(made))
+    assert any("4 of 5 runs are set aside: their records are damaged" in note for note in table.notes)
+    for folder, words in zip(folders, ("schema: None", "not JSON", "metrics.test/acc: 75.0: must be a share"), strict=False):
+        assert any(f"set aside: {folder / 'record.json'}: {words}" in note for note in table.notes)
+    assert any(f"{folders[3] / 'history.csv'}: damaged" in note for note in table.notes)

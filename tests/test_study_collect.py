@@ -53,10 +53,33 @@ def test_a_kept_run_of_other_code_is_stale_and_a_damaged_one_is_named(tmp_path: 
     # One that has failed here since is still the result that it was.
     RunFolder(plan.root / plan.runs[2].spec.name).mark_failed("MemoryError: \n")
     assert [run.state for run in collect(plan, StatusReader(plan), Kept(folder))] == states
-    lost = folder / "records" / f"{plan.runs[0].spec.name}.json"
+    lost, cut, foreign = (folder / "records" / f"{plan.runs[index].spec.name}.json" for index in (0, 2, 3))
     lost.unlink()
-    with pytest.raises(FileNotFoundError, match=lost.name):
-        collect(plan, StatusReader(plan), Kept(folder))
+    cut.write_bytes(cut.read_bytes()[:-9])
+    foreign.write_bytes((folder / "records" / f"{plan.runs[4].spec.name}.json").read_bytes())
+    found = collect(plan, StatusReader(plan), Kept(folder))
+    assert [run.state for run in found] == ["damaged", "stale", "damaged", "damaged", *["done"] * (len(plan.runs) - 4)]
+    assert [run.record is None for run in found[:4]] == [True, False, True, True]
+    for run, path, words in ((found[0], lost, "not there"), (found[2], cut, "not JSON"), (found[3], foreign, "of another run")):
+        assert str(path) in str(run.failure)
+        assert words in str(run.failure)
+
+
+def test_a_damaged_study_json_is_passed_over(tmp_path: Path) -> None:
+    plan, folder = plan_of(tmp_path), tmp_path / "experiments" / "tiny"
+    for index in range(len(plan.runs)):
+        finish(plan, index, plan.root)
+    before = collect(plan, StatusReader(plan), Kept(folder))
+    write_records(StudyRecords(plan.info((), ()), before, {}), folder)
+    plan.root.rename(tmp_path / "elsewhere")
+    (folder / "records" / "study.json").write_bytes(b"")
+    kept = Kept(folder)
+    assert kept.info is None
+    assert str(kept.problem).startswith(f"{folder / 'records' / 'study.json'}: not JSON")
+    found = collect(plan, StatusReader(plan), kept)
+    assert [(run.row, run.seed, run.state, run.record) for run in found] == [
+        (run.row, run.seed, run.state, run.record) for run in before
+    ]
 
 
 def test_results_are_read_only_where_they_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

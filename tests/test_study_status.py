@@ -1,5 +1,4 @@
-import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,15 +52,22 @@ def test_a_record_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pyt
     assert len(reads) == 2
 
 
-def test_a_foreign_record_is_refused(tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_used_is_named_and_the_others_are_read(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
-    other = asdict(synthetic_record(SMALL, 7, np.ones(30, bool)))
-    finished(plan, 0, **{name: other[name] for name in ("hash", "config", "identity", "data")})
-    with pytest.raises(ValueError, match="is the record of another run"):
-        StatusReader(plan).all()
-    shutil.rmtree(plan.root)
-    finished(plan, 0, config=other["config"] | {"epochs": 99})
-    with pytest.raises(
-        ValueError, match=r"record\.json: its config, identity and hash do not belong together \(seed, epochs\)"
-    ):
-        StatusReader(plan).all()
+    finished(plan, 0, hash="0123456789")
+    for index, content in ((1, b""), (2, b"\x00" * 900), (3, None), (4, b'{"schema": 99}')):
+        path = finished(plan, index) / "record.json"
+        path.write_bytes(path.read_bytes()[:-200] if content is None else content)
+    finished(plan, 5)
+    status = StatusReader(plan)
+    found = status.all()
+    assert [at.state for at in found] == [*["damaged"] * 5, "done", "missing", "missing"]
+    words = ("is the record of another run", "not JSON", "not JSON", "not JSON", "schema: 99: not a record of a schema")
+    for at, each in zip(found, words, strict=False):
+        assert at.record is None
+        assert at.failure is not None
+        assert at.failure.startswith(f"{at.folder.record_path}: {each}")
+    finished(plan_of(tmp_path / "other"), 0)
+    again = tmp_path / "other" / "outputs"
+    next(again.rglob("record.json")).replace(found[0].folder.record_path)
+    assert status.of(plan.runs[0]).state == "done"

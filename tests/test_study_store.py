@@ -2,6 +2,7 @@
 # pyright: reportOptionalMemberAccess=false
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,15 +93,10 @@ def test_a_damaged_file_is_an_error_of_one_line_that_names_file_and_field(tmp_pa
         read_records(tmp_path)
     made = synthetic_study()
     write_records(made, tmp_path)
-    own, header = tmp_path / "records" / f"{made.runs[0].name}.json", tmp_path / "records" / "study.json"
+    header = tmp_path / "records" / "study.json"
     costs = tmp_path / "records" / "costs.json"
-    text, study = json.loads(own.read_text()), json.loads(header.read_text())
+    study = json.loads(header.read_text())
     for path, content, words in (
-        (own, own.read_text()[:-30], "not JSON"),
-        (own, "{}", "record is missing"),
-        (own, json.dumps(text | {"record": text["record"] | {"schema": 1}}), "schema: 1: "),
-        (own, json.dumps(text | {"curve": {"epoch": ["0"]}}), r"curve\.epoch\.0: '0': "),
-        (own, json.dumps(text | {"record": text["record"] | {"epochs": "six"}}), "epochs: 'six': "),
         (header, "{}", "layout: None"),
         (header, json.dumps(study | {"seeds": ["0"]}), r"seeds\.0: '0': "),
         (header, json.dumps(study | {"colour": 1}), "colour: 1: is not known here"),
@@ -116,9 +112,34 @@ def test_a_damaged_file_is_an_error_of_one_line_that_names_file_and_field(tmp_pa
         assert "\n" not in str(error.value)
         path.write_text(good)
     assert read_records(tmp_path) == made
-    own.unlink()
-    with pytest.raises(FileNotFoundError, match=own.name):
-        read_records(tmp_path)
+
+
+def test_a_damaged_record_of_many_is_set_aside_and_named(tmp_path: Path) -> None:
+    made = synthetic_study()
+    write_records(made, tmp_path)
+    own = tmp_path / "records" / f"{made.runs[0].name}.json"
+    good, other = own.read_text(), (tmp_path / "records" / f"{made.runs[1].name}.json").read_text()
+    text = json.loads(good)
+    for content, words in (
+        (good[:-30], "not JSON"),
+        ("{}", "record is missing"),
+        (json.dumps(text | {"record": text["record"] | {"schema": 1}}), "schema: 1: "),
+        (json.dumps(text | {"curve": {"epoch": ["0"]}}), r"curve\.epoch\.0: '0': "),
+        (json.dumps(text | {"record": text["record"] | {"epochs": "six"}}), "epochs: 'six': "),
+        ("", "not JSON"),
+        (other, "is the record of another run"),
+        (None, "its record is not there"),
+    ):
+        if content is None:
+            own.unlink()
+        else:
+            own.write_text(content)
+        first, *rest = read_records(tmp_path).runs
+        assert (first.state, first.record, tuple(rest)) == ("damaged", None, made.runs[1:])
+        assert str(first.failure).startswith(f"{own}: ")
+        assert re.search(words, str(first.failure))
+    own.write_text(good)
+    assert read_records(tmp_path) == made
 
 
 def test_costs_are_written_alone(tmp_path: Path) -> None:

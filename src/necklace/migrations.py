@@ -7,6 +7,10 @@ SCHEMA = 5  # of a run's record
 LAYOUT = 4  # of a study's records/study.json
 
 
+class NewerRecord(ValueError):
+    """A record that newer code than this has written."""
+
+
 def migrated_record(content: Any, path: Path) -> Any:
     """A record's content in the current schema.
 
@@ -25,7 +29,9 @@ def migrated_record(content: Any, path: Path) -> Any:
         content = renamed | {"schema": 4, "code": {"schema 3": content.get("code")}}
     if schema in (3, 4):
         return content | {"schema": SCHEMA, "evidence": None}
-    raise ValueError(f"{path}: schema: {schema!r}: not a record of a schema that is known here (3 to {SCHEMA})")
+    newer = isinstance(schema, int) and not isinstance(schema, bool) and schema > SCHEMA
+    kind = NewerRecord if newer else ValueError
+    raise kind(f"{path}: schema: {schema!r}: not a record of a schema that is known here (3 to {SCHEMA})")
 
 
 def migrated_study(content: Any, path: Path) -> Any:

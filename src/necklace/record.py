@@ -5,6 +5,7 @@ names it, never a row that vanishes. Records of earlier schemas are read through
 """
 
 import base64
+import hashlib
 import json
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
@@ -17,11 +18,12 @@ from typing_extensions import TypedDict
 
 from necklace.atomic import write_whole
 from necklace.migrations import SCHEMA, migrated_record
+from necklace.record_parts import problem_of
 
 T = TypeVar("T")
 MAJORITY = 1.5  # so many times the images of the others, on average, has a class that an accuracy has to be held against
 
-__all__ = ["SCHEMA", "Record", "checked", "pack_bits", "parse_record", "read_json", "read_record"]
+__all__ = ["SCHEMA", "Record", "check_file_of_evidence", "checked", "pack_bits", "parse_record", "read_json", "read_record"]
 __all__ += ["unpack_bits", "write_record"]
 
 
@@ -154,9 +156,32 @@ def parse_record(content: Any, path: Path) -> Record:
         path: Where it was read, for the message.
 
     Raises:
-        ValueError: It is no record, or of a schema that this code does not know.
+        ValueError: It is no record, or of a schema that this code does not know; or a value in it is of another type than it
+            has to be, or cannot be.
     """
-    return checked(Record, migrated_record(content, path), path)
+    record = checked(Record, migrated_record(content, path), path)
+    if problem := problem_of(vars(record)):
+        where, value, words = problem
+        raise ValueError(f"{path}: {where}: {words if words == 'is missing' else f'{_short(value)}: {words}'}")
+    return record
+
+
+def check_file_of_evidence(record: Record, path: Path) -> None:
+    """Compare the file of a record's evidence, where it names one, with what the run wrote.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: It is another file.
+    """
+    if record.evidence is None:
+        return
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: the metrics of {record.name} come from this file, but it is not there; bring it back, or train the run "
+            "again with rerun=true"
+        )
+    if hashlib.sha256(path.read_bytes()).hexdigest() != record.evidence.get("sha256"):
+        raise ValueError(f"{path}: is not the file that the run wrote, of which the metrics of {record.name} come")
 
 
 def read_json(path: Path) -> Any:
@@ -166,9 +191,13 @@ def read_json(path: Path) -> Any:
         ValueError: It is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, or a number of thousands of digits
         raise ValueError(f"{path}: not JSON: {error}") from error
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
 
 
 def checked(kind: type[T], content: Any, path: Path, where: str = "") -> T:

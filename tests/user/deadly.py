@@ -16,7 +16,7 @@ import necklace.record
 import necklace.run.checkpoints
 import necklace.run.folder
 import necklace.run.history
-from necklace.necks import ConvNeck
+from necklace.necks import ConvNeck, FocalModulation
 
 
 def reached(phase: str) -> None:
@@ -48,6 +48,19 @@ class Deadly(ConvNeck):
             if self.raises:
                 raise ValueError("this neck raises")
         return self.dropout(super().forward(x))
+
+
+class DeadlyFocal(FocalModulation):
+    """FocalModulation with a fuse, and gates."""
+
+    def __init__(self, channels: int, focal_level: int = 2) -> None:
+        super().__init__(channels, focal_level=focal_level)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Transform [B, C, h, w]."""
+        if self.training:
+            reached("step")
+        return super().forward(x)
 
 
 class HalfWritten:

@@ -74,6 +74,8 @@ def check(parsed: argparse.Namespace) -> None:
         return
     parsed.name = study_name(parsed.name)
     folder = EXPERIMENTS / parsed.name
+    if parsed.verb == "run" and (folder / STUDY_FILE).is_file():
+        print(f"{parsed.name}: starting", flush=True)  # at once: what follows is imported and composed for seconds
     if parsed.verb not in OF_RECORDS or not folder.is_dir():
         file = read_study(folder / STUDY_FILE)
         if parsed.verb not in OF_RECORDS:

@@ -9,5 +9,5 @@ EXPECTED = (OSError, ValueError, RuntimeError, HydraException, OmegaConfBaseExce
 
 
 def error_line(error: BaseException) -> str:
-    """An error as a command ends with it; what a file's name or content put into it is shown as text."""
-    return printable(f"error: {error}")
+    """An error as a command ends with it, never empty; what a file's name or content put into it is shown as text."""
+    return printable(f"error: {str(error).strip() or f'{type(error).__name__}, without a message'}")

@@ -52,6 +52,8 @@ def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int
     file = read_study(folder / STUDY_FILE)
     own, for_hydra = overrides_of(arguments)
     kept = Kept(folder)
+    if kept.problem:
+        console.print(f"{kept.problem}; it is passed over, and written anew with the table")
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         plan = make_plan(file, own, arguments.seeds, for_hydra, arguments.composer, arguments.trust)
         status = StatusReader(plan)

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from necklace.data.files import readable
+from necklace.locks import locked
 
 TIMEOUT_S = 30
 
@@ -30,7 +29,7 @@ def fetch(make: Callable[[], Any], is_complete: Callable[[], bool], root: Path, 
     socket.setdefaulttimeout(TIMEOUT_S)  # torchvision sets none: a network that drops packets would block the run forever
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / ".download.lock"):
+        with locked(root / ".download.lock"):
             if not is_complete():
                 make()
     except Exception as error:  # URLError, RuntimeError (checksum), errors of tarfile and http.client, ...

@@ -9,7 +9,6 @@ not match its content is written again.
 
 import json
 import os
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
 import torch
-from filelock import FileLock
 
+from necklace.atomic import HOST
 from necklace.data.files import readable
+from necklace.locks import Lock, locked
 
 LIMIT_GIB = 50  # of all files together; a new one stays, however large it is
 T = TypeVar("T")
@@ -60,7 +60,7 @@ def held(folder: Path, name: Callable[[], str], kind: Kind[T]) -> tuple[torch.Te
             path = folder / f"{name()}.pixels"
             found = _read(path, kind)
             if found is None:
-                with FileLock(path.with_suffix(".lock")):
+                with locked(path.with_suffix(".lock")):
                     found = _read(path, kind)  # another process may have written it while this one waited
                     if found is None:
                         found = _build(path, kind)
@@ -83,7 +83,7 @@ def held(folder: Path, name: Callable[[], str], kind: Kind[T]) -> tuple[torch.Te
 
 def _build(path: Path, kind: Kind[T]) -> tuple[T, int]:
     """Write a file; gives what stands beside the pixels, and the number of their bytes, 0 where the file did not stay."""
-    part = path.with_suffix(f".{os.getpid()}.part")
+    part = path.with_suffix(f".{HOST}.{os.getpid()}.part")
     try:
         with part.open("wb") as out:
             stored, stays = kind.write(out)
@@ -114,10 +114,12 @@ def _remove_unused(folder: Path, new: Path) -> None:
         with suppress(OSError):
             if path.read_text() not in names:
                 path.unlink()
-    for path in folder.glob("*.part"):  # of a process that was killed
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > 86400:
-                path.unlink()
+    for path in folder.glob("*.part"):
+        name = path.name.partition(".")[0]
+        lock = Lock(folder / f"{name}.lock")
+        if name == new.stem or lock.take():  # whoever was writing it was killed
+            path.unlink(missing_ok=True)
+            lock.release()
 
 
 def _end(out: BinaryIO, stored: Any) -> None:

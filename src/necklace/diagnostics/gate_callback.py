@@ -68,23 +68,26 @@ class Gates(Callback):
         self.chosen: tuple[int, int] | None = None
         self.rows: list[Row] = []
         self._references: dict[str, float] = {}
+        self._content = b""  # of the file
         self._watch: GateWatch | None = None
         self._pass = ExitStack()
 
     def state_dict(self) -> dict[str, Any]:
-        """The epochs of the passes so far, and what the next is measured against; the rows stay in the file."""
-        return {"epochs": sorted({row["epoch"] for row in self.rows}), "references": self._references}
+        """The file so far, as uint8, and what the next pass is measured against: a damaged file is made again from it."""
+        content = torch.frombuffer(bytearray(self._content), dtype=torch.uint8) if self._content else None
+        return {"file": content, "references": self._references}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a checkpoint: passes that the file holds from beyond it will be made again.
+        """Continue from a checkpoint: passes that the file holds from beyond it will be made again."""
+        self._references, content = dict(state_dict["references"]), state_dict["file"]
+        self._content = b"" if content is None else content.cpu().numpy().tobytes()
+        table = read_gates(pa.BufferReader(self._content)).to_pylist() if self._content else []
+        self.rows = [row | {"epoch": row["epoch"] - 1} for row in table]
 
-        Raises:
-            ValueError: The file is not one of these.
-        """
-        self._references = dict(state_dict["references"])
-        table = read_gates(self.path).to_pylist() if self.path.exists() else []
-        rows = [row | {"epoch": row["epoch"] - 1} for row in table]
-        self.rows = [row for row in rows if row["weights"] == "epoch" and row["epoch"] in state_dict["epochs"]]
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Bring the file back to what the checkpoint knows of, whatever it holds."""
+        if trainer.is_global_zero and self._content and not (self.path.exists() and self.path.read_bytes() == self._content):
+            write_whole(self.path, self._content)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hook the layers, if a pass is due."""
@@ -120,7 +123,8 @@ class Gates(Callback):
         if trainer.is_global_zero:
             content = io.BytesIO()
             pq.write_table(pa.Table.from_pylist(_counted_from_1(self.rows), COLUMNS), content)
-            write_whole(self.path, content.getvalue())
+            self._content = content.getvalue()
+            write_whole(self.path, self._content)
             for logger in trainer.loggers:
                 log(logger, _counted_from_1(new), _drawable(layers, new), epoch + 1, step)
 
@@ -192,7 +196,15 @@ def log(logger: Any, rows: Sequence[Row], histograms: Mapping[str, tuple[Any, An
         logger.log_rows("gates/table", COLUMNS.names, rows, epoch, step)
 
 
-def read_gates(path: str | Path) -> pa.Table:
+def is_damaged(path: Path) -> bool:
+    """Whether a gates.parquet cannot be read; not where there is none."""
+    try:
+        return path.exists() and read_gates(path) is None
+    except (ValueError, OSError):
+        return True
+
+
+def read_gates(path: str | Path | pa.BufferReader) -> pa.Table:
     """A gates.parquet with epochs from 1, whatever code wrote it: files of earlier code count from 0, and do not say so.
 
     Raises:
@@ -200,7 +212,7 @@ def read_gates(path: str | Path) -> pa.Table:
     """
     try:
         table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:  # OSError: of its compressed bytes
         words = f"{error}".partition("\n")[0]
         raise ValueError(f"{path}: not a table of gates: {words}") from error
     for field in COLUMNS:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,6 +17,7 @@ from necklace.launcher.job import Job
 from necklace.launcher.server import WorkerProcess, stop, wait
 from necklace.launcher.slots import Slot, release, slots_of_machine, visible_gpus
 from necklace.launcher.worker import Conditions
+from necklace.locks import Lock
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def job_processes(config: DictConfig) -> tuple[int, bool]:
 class _Running:
     job: Job
     process: WorkerProcess
-    locks: list[FileLock]
+    locks: list[Lock]
 
 
 def run_jobs(

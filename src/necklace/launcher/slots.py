@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from necklace.atomic import HOST
+from necklace.locks import Lock
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Slot:
     threads: int
     locks: tuple[str, ...]
 
-    def lock(self, lock_dir: Path) -> list[FileLock] | None:
+    def lock(self, lock_dir: Path) -> list[Lock] | None:
         """Take the slot, from other launchers as well as from this one's own jobs, or None if a part of it is taken.
 
         Args:
@@ -32,17 +33,15 @@ class Slot:
         """
         locks = []
         for name in self.locks:
-            lock = FileLock(lock_dir / name, thread_local=False)
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
+            lock = Lock(lock_dir / name)
+            if not lock.take():
                 release(locks)
                 return None
             locks.append(lock)
         return locks
 
 
-def release(locks: Sequence[FileLock]) -> None:
+def release(locks: Sequence[Lock]) -> None:
     """Release a slot, so that others may take it."""
     for lock in locks:
         lock.release()
@@ -75,8 +74,8 @@ def slots_of_machine(processes: int, on_gpu: bool, count: int | None, threads: i
                 gpus=tuple(gpus[position] for position, _ in own_gpus) if gpus else None,
                 threads=max(1, threads // processes),
                 locks=(
-                    *(_lock_name("gpu", gpus[position], layer) for position, layer in own_gpus),
-                    *(_lock_name("core", cores[position], layer) for position, layer in own_cores),
+                    *(lock_name("gpu", gpus[position], layer) for position, layer in own_gpus),
+                    *(lock_name("core", cores[position], layer) for position, layer in own_cores),
                 ),
             )
         )
@@ -100,5 +99,6 @@ def _seats(count: int, slot: int, size: int) -> list[tuple[int, int]]:
     return list(seats.items())
 
 
-def _lock_name(kind: str, name: object, layer: int) -> str:
-    return f"{kind}-{name}".replace("/", "-") + (f"-layer-{layer}" if layer else "") + ".lock"
+def lock_name(kind: str, name: object, layer: int = 0) -> str:
+    """The name carries the machine's: the folder may be on a disk that others share, whose cores are not these."""
+    return f"{HOST}-{kind}-{name}".replace("/", "-") + (f"-layer-{layer}" if layer else "") + ".lock"

@@ -49,9 +49,9 @@ def run_worker(answer: Connection, job: Job, conditions: Conditions) -> None:
     if connection.wait([launcher.sentinel], 0):  # interrupted while the server was starting, it did not wait
         return
     threading.Thread(target=_end_with_the_launcher, args=(launcher.sentinel,), daemon=True).start()
-    _set(conditions)
-    sys.argv[:] = job.argv
     try:
+        _set(conditions)
+        sys.argv[:] = job.argv
         import torch
 
         torch.set_num_threads(conditions.threads)

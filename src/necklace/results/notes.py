@@ -36,6 +36,7 @@ def notes_below(
         *_one_class(rows),
         *_data(study),
         *_stale(study),
+        *_set_aside(study),
     )
 
 
@@ -47,7 +48,7 @@ def missing_runs(rows: Sequence[Row]) -> tuple[str, ...]:
 def _why_missing(run: StudyRun) -> str:
     if not run.failure:
         return "missing"
-    return f"{'failed' if run.state == 'failed' else 'refused'}: {run.failure}"
+    return f"{ {'failed': 'failed', 'damaged': 'set aside'}.get(run.state, 'refused') }: {run.failure}"
 
 
 def _noise(same: SamePair | str | None, noise: float | None) -> list[str]:
@@ -206,3 +207,10 @@ def _stale(study: StudyRecords) -> list[str]:
     if not stale:
         return []
     return [f"{stale} of {len(study.runs)} runs are stale: the code has changed since they were trained."]
+
+
+def _set_aside(study: StudyRecords) -> list[str]:
+    aside = sum(run.state == "damaged" for run in study.runs)
+    if not aside:
+        return []
+    return [f"{aside} of {len(study.runs)} runs are set aside: their records are damaged, and count for nothing here."]

@@ -119,6 +119,8 @@ def _mean(row: Row) -> str:
     if row.summary is None:
         if any(run.record for run in row.runs):
             return "not measured"  # by code of that time, or of a class that test does not show
+        if all(run.state == "damaged" for run in row.runs):
+            return "set aside"
         return "failed" if any(run.failure for run in row.runs) else "missing"
     return _percent(row.summary)
 

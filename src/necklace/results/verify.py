@@ -34,7 +34,8 @@ def verify(study: StudyRecords, folder: Path) -> list[str]:
     Returns:
         A sentence for each difference, and for what makes the runs not comparable; empty if there is none.
     """
-    problems = [f"{run.name}: {problem}" for run in study.runs for problem in _check_run(run)]
+    problems = [f"{run.name}: set aside: {run.failure}" for run in study.runs if run.state == "damaged"]
+    problems += [f"{run.name}: {problem}" for run in study.runs for problem in _check_run(run)]
     problems += _check_rows(study)
     problems += _check_listed(study, folder / "records")
     if (folder / "study.yaml").exists():

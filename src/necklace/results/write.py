@@ -1,9 +1,8 @@
 """Write all that a study commits: records/, runs.csv, table.md, table.tex, figures/ and report.html."""
 
-import os
 from pathlib import Path
 
-from necklace.atomic import write_whole
+from necklace.atomic import is_left_over, write_whole
 from necklace.guard.links import check_no_link
 from necklace.results.figures import write_figures
 from necklace.results.report import report_html
@@ -45,11 +44,7 @@ def table_files(study: StudyRecords, table: TableText) -> dict[str, str]:
 
 
 def _remove_half_written(folder: Path) -> None:
-    """Remove the temporary files of processes that were killed; their names end in the process's number, see `atomic`."""
+    """Remove the temporary files of processes that were killed."""
     for path in [*folder.glob(".*.[0-9]*"), *folder.glob("*/.*.[0-9]*")]:
-        try:
-            os.kill(int(path.suffix[1:]), 0)
-        except ProcessLookupError:
+        if is_left_over(path):
             path.unlink(missing_ok=True)
-        except (PermissionError, ValueError, OverflowError):  # another user's process, or a file of another kind
-            continue

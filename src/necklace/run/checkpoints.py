@@ -1,4 +1,4 @@
-"""A run's checkpoints: `best.ckpt`, chosen on val, and `last.ckpt`, from which an interrupted run continues.
+"""A run's checkpoints: `best.ckpt`, chosen on val, `last.ckpt`, from which an interrupted run continues, and the one before it.
 
 The best epoch is the one with the highest metric on val; of several, the one with the lowest loss on val; of several still, the
 first. Where val is small, many epochs have equal metrics, and the first of them has trained least.
@@ -6,7 +6,12 @@ first. Where val is small, many epochs have equal metrics, and the first of them
 
 import io
 import math
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,8 +21,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from necklace.atomic import write_whole
 
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
-def checkpoints(folder: Path, monitor: str) -> list[ModelCheckpoint]:
+
+def checkpoints(folder: Path, monitor: str) -> list["Kept"]:
     """The callbacks that write them at the end of each epoch, in the order in which Lightning has to call them.
 
     Lightning's own `save_last` writes only after epochs that were the best so far: whatever came since would be trained again.
@@ -28,19 +35,23 @@ def checkpoints(folder: Path, monitor: str) -> list[ModelCheckpoint]:
     """
     # Not after validation: the epoch's row of the history would be missing.
     common: dict[str, Any] = {"enable_version_counter": False, "save_on_train_epoch_end": True}
-    return [_Kept(folder, "best", monitor, mode="max", **common), _Kept(folder, "last", **common)]
+    return [Kept(folder, "best", monitor, mode="max", **common), Kept(folder, "last", **common)]
 
 
-class _Kept(ModelCheckpoint):
+class Kept(ModelCheckpoint):
     """Lets the loss on val decide between equal metrics.
 
     Knows the best epoch also where the folder has been moved, to another disk or mount, before the run went on. Lightning then
     forgets the best score, and takes the next epoch for the best, however bad it is.
+
+    Attributes:
+        best_epoch: The best epoch so far, from 0; None before val was evaluated, and where nothing chooses.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._best_loss = math.inf
+        self.best_epoch: int | None = None
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: torch.Tensor | None = None) -> bool:
         """Whether the epoch is the best so far; the same on all ranks, which have the same metrics."""
@@ -53,11 +64,12 @@ class _Kept(ModelCheckpoint):
             better = trainer.strategy.reduce_boolean_decision(tie)
         if better:
             self._best_loss = math.inf if math.isnan(loss) else loss
+            self.best_epoch = trainer.current_epoch
         return better
 
     def state_dict(self) -> dict[str, Any]:
-        """The best epoch's loss besides Lightning's own state."""
-        return super().state_dict() | {"best_loss": self._best_loss}
+        """The best epoch and its loss besides Lightning's own state."""
+        return super().state_dict() | {"best_loss": self._best_loss, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the state of a checkpoint that lies in this folder, wherever it was written."""
@@ -66,16 +78,59 @@ class _Kept(ModelCheckpoint):
         for name in ("best_model_path", "kth_best_model_path"):
             moved[name] = here if state_dict[name] else ""
         moved["best_k_models"] = dict.fromkeys([here], state_dict["best_model_score"]) if state_dict["best_k_models"] else {}
-        self._best_loss = state_dict["best_loss"]
+        self._best_loss, self.best_epoch = state_dict["best_loss"], state_dict["best_epoch"]
         super().load_state_dict(state_dict | moved)
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all: Lightning goes by way of the temporary folder, which may be another disk."""
+    """Writes a checkpoint whole or not at all: Lightning goes by way of the temporary folder, which may be another disk.
+
+    What `last.ckpt` was becomes `previous.ckpt`.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint to `path`, whose folder is made if need be."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        write_whole(Path(path), content.getvalue())
+        if path.name == LAST and path.exists():
+            os.replace(path, path.with_name(PREVIOUS))
+        write_whole(path, content.getvalue())
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A whole checkpoint.
+
+    Attributes:
+        path: Its file.
+        epoch: The epoch, from 0, after which it was written.
+        best_epoch: The best epoch so far, of which `best.ckpt` holds the weights; None where val was not evaluated yet.
+    """
+
+    path: Path
+    epoch: int
+    best_epoch: int | None
+
+
+def read_saved(path: Path) -> Saved | None:
+    """What a checkpoint says of itself; None where it is damaged: empty, cut, or not what was written.
+
+    Raises:
+        ValueError: It is whole, and no checkpoint of a run.
+        OSError: The disk cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # reads all of it, and compares with the checksums
+                return None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError):
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        (best,) = [state for state in content["callbacks"].values() if "best_epoch" in state and state["monitor"] is not None]
+        return Saved(path, int(content["epoch"]), best["best_epoch"])
+    except (RuntimeError, UnpicklingError, LookupError, TypeError, ValueError, AttributeError) as error:
+        words = str(error).partition("\n")[0]
+        raise ValueError(f"{path}: is no checkpoint of a run ({words}); remove it") from error

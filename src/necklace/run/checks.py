@@ -106,7 +106,7 @@ def check_room(folder: Path, model: nn.Module) -> None:
         OSError: It does not.
     """
     checkpoint = 3 * sum(value.numel() * value.element_size() for value in model.state_dict().values())
-    # The best, the last, and the one that is being written to replace one of them.
-    needed, free = 3 * checkpoint + 2**20, shutil.disk_usage(folder).free
+    # The best, the last, the one before it, and the one that is being written to replace one of them.
+    needed, free = 4 * checkpoint + 2**20, shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(f"{folder}: {free / 2**20:.1f} MiB are free, the checkpoints of this run need {needed / 2**20:.1f} MiB")

@@ -87,9 +87,9 @@ def fit(
     trainer = trainer_of(spec, folder.path, [watch, gates, history, *kept, *bar], open_loggers())
     if note := precision_note(str(trainer.precision), trainer.strategy.root_device):
         console.print(f"note: {note}", markup=False)
-    trainer.fit(task, data, ckpt_path=str(folder.last) if folder.last.exists() else None, weights_only=True)
+    trainer.fit(task, data, ckpt_path=str(folder.latest) if folder.latest else None, weights_only=True)
 
-    best = _best_checkpoint(folder, task, spec.resolved["epochs"])
+    best = _best_checkpoint(folder, task, spec.resolved["epochs"], kept[0].best_epoch)
     gates.chosen = int(best["epoch"]), int(best["global_step"])
     trainer.loggers = []  # what follows is for the record; a logger would take it for one more epoch
     metrics, test_correct, predicted, evidence = _evaluated(trainer, task, data, folder)
@@ -159,15 +159,17 @@ def trainer_of(spec: "RunSpec", root: Path, callbacks: list[Any], loggers: Any) 
     )
 
 
-def _best_checkpoint(folder: "RunFolder", task: Task, epochs: int) -> dict[str, Any]:
+def _best_checkpoint(folder: "RunFolder", task: Task, epochs: int, best_epoch: int | None) -> dict[str, Any]:
     """Load the weights that val chose into the task; gives their checkpoint.
 
     Raises:
-        ValueError: Val was never evaluated.
+        ValueError: Val was never evaluated, or the checkpoint is of another epoch than val chose.
     """
     if not folder.best.exists():
         raise ValueError(f"trainer: in {epochs} epochs val was never evaluated, so no checkpoint could be chosen on it")
     checkpoint = torch.load(folder.best, map_location="cpu", weights_only=True)
+    if checkpoint["epoch"] != best_epoch:
+        raise ValueError(f"{folder.best}: is of epoch {checkpoint['epoch'] + 1}, but val chose epoch {(best_epoch or 0) + 1}")
     task.load_state_dict(checkpoint["state_dict"])
     return checkpoint
 

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from necklace.atomic import write_whole
+from necklace.atomic import temporary, write_whole
 from necklace.guard.links import check_no_link, remove
 from necklace.guard.private import without_home, without_secrets
 from necklace.identity import check_identity, hash_of_name
-from necklace.record import Record, read_record, write_record
+from necklace.locks import Lock
+from necklace.record import Record, check_file_of_evidence, read_record, write_record
 from necklace.spec import RunSpec
 
 SUPERSEDED = "superseded.json"
@@ -97,6 +97,16 @@ class RunFolder:
         return self.checkpoints / "last.ckpt"
 
     @property
+    def previous(self) -> Path:
+        """The checkpoint before the last, for when that is damaged."""
+        return self.checkpoints / "previous.ckpt"
+
+    @property
+    def latest(self) -> Path | None:
+        """The checkpoint from which training goes on, if there is one: while a new last one is written, the one before."""
+        return next((path for path in (self.last, self.previous) if path.exists()), None)
+
+    @property
     def pictures(self) -> Path:
         """`pictures/`, where they were asked for."""
         return self.path / "pictures"
@@ -110,13 +120,20 @@ class RunFolder:
         """The run's record, or None while there is none.
 
         Raises:
-            ValueError: It is damaged, or its config is not what its hash was taken over.
+            ValueError: It, or the evidence that it names, is damaged; or its config is not what its hash was taken over.
         """
         if not self.record_path.exists():
             return None
         record = read_record(self.record_path)
         check_identity(record.config, record.identity, record.data["digest"], record.hash, str(self.record_path))
+        check_file_of_evidence(record, self.evidence_path)
         return record
+
+    def set_aside(self) -> Path:
+        """Give a record that cannot be used another name; the run then counts as unfinished. Gives the new path."""
+        aside = self.record_path.with_name("record.damaged.json")
+        os.replace(self.record_path, aside)
+        return aside
 
     def failure(self) -> str | None:
         """Why the run failed, in one line: the exception, its message and notes, from the end of FAILED; None without one."""
@@ -133,13 +150,7 @@ class RunFolder:
         """Whether a process is training the run."""
         if not self.lock_path.exists():
             return False
-        probe = FileLock(self.lock_path)
-        try:
-            probe.acquire(timeout=0)
-        except Timeout:
-            return True
-        probe.release()
-        return False
+        return Lock(self.lock_path).is_taken()
 
     @contextmanager
     def held(self, waiting: Callable[[str], object] | None) -> Iterator[None]:
@@ -150,16 +161,15 @@ class RunFolder:
 
         Raises:
             RunBusy: Another process holds it, and `waiting` is None.
+            CannotLock: The file system cannot lock.
         """
         self.lock_path.parent.mkdir(exist_ok=True)
-        lock = FileLock(self.lock_path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
+        lock = Lock(self.lock_path)
+        if not lock.take():
             if waiting is None:
-                raise RunBusy(f"{self.path}: another process is training it") from None
-            waiting(f"{self.path}: another process is training it; waiting for it to end")
-            lock.acquire()
+                raise RunBusy(f"{self.path}: another process is training it{lock.holder()}")
+            waiting(f"{self.path}: another process is training it{lock.holder()}; waiting for it to end")
+            lock.take(wait=True)
         try:
             yield
         finally:
@@ -226,10 +236,12 @@ def check_writable(root: Path) -> None:
     Raises:
         OSError: It cannot.
     """
-    probe = root / f".write.{os.getpid()}"
+    probe = temporary(root / "write")
     try:
         root.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"\0" * 4096)
-        probe.unlink()
+        try:
+            probe.write_bytes(b"\0" * 4096)
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(f"outputs={root.parent}: cannot write to {root} ({error.strerror or error})") from error

@@ -49,12 +49,16 @@ class History(Checkpoint):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tell loggers where the run goes on, and give them the rows so far: they show one history without a step back.
 
-        Most start anew in a resumed run. One that continues what it wrote before has a method `begin`, is told the first step
-        that is still to come, and takes of the rows what it lacks.
+        The file is brought back to them: it may be damaged, and no epoch may be left to write it again.
+
+        Most loggers start anew in a resumed run. One that continues what it wrote before has a method `begin`, is told the
+        first step that is still to come, and takes of the rows what it lacks.
         """
         trains = {"world_size": trainer.world_size, "device": device_name(trainer.strategy.root_device)}
         if not self.segments or {name: self.segments[-1][name] for name in trains} != trains:
             self.segments.append({"epoch": trainer.current_epoch + 1, **trains})
+        if self.rows and trainer.is_global_zero:
+            write_whole(self.path, self._table())
         for logger in trainer.loggers:
             begin = getattr(logger, "begin", None)
             if begin:
@@ -100,10 +104,14 @@ class History(Checkpoint):
         self.extras.append({name: value for given in kept for name, value in given.items() if name not in row})
         if not trainer.is_global_zero:
             return
+        write_whole(self.path, self._table())
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        self.console.print(f"epoch {epoch}/{trainer.max_epochs}  {shown}  {seconds:.1f} s")
+
+    def _table(self) -> str:
+        """The rows so far, as CSV."""
         table = io.StringIO()
         writer = csv.DictWriter(table, list(dict.fromkeys(name for row in self.rows for name in row)))
         writer.writeheader()
         writer.writerows(self.rows)
-        write_whole(self.path, table.getvalue())
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        self.console.print(f"epoch {epoch}/{trainer.max_epochs}  {shown}  {seconds:.1f} s")
+        return table.getvalue()

@@ -14,11 +14,13 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 
+from necklace.atomic import is_full
 from necklace.build import datamodule_of, facts_of
 from necklace.code_version import git_state
 from necklace.config import Composer, cause_of, choices_of, resolved
 from necklace.guard.console import Console
 from necklace.guard.private import scrubbed, without_home
+from necklace.migrations import NewerRecord
 from necklace.options.check import check_options, check_split_options
 from necklace.options.errors import OptionError
 from necklace.options.trainer import trainer_problems
@@ -28,6 +30,7 @@ from necklace.run.conditions import quiet_lightning, rank, versions
 from necklace.run.fit import asked_monitor, fit, task_of
 from necklace.run.folder import RunFolder, check_writable
 from necklace.run.loggers import RunLoggers, check_loggers
+from necklace.run.resume import repair
 from necklace.run.smoke import smoke_test
 from necklace.spec import RunSpec, run_spec, said_of
 
@@ -40,12 +43,16 @@ class RunRefused(RunFailed):
     """A run that could not begin: what it asks for is wrong or not there. It leaves nothing behind."""
 
 
+class RunStopped(RunRefused):
+    """A run that cannot go on here and now, as the disk is full. It goes on from its last checkpoint when there is room."""
+
+
 class RunFailedBefore(RuntimeError):
     """A run that has failed before, and nobody asked for another try."""
 
 
-def run_composed(config: DictConfig, interactive: bool = True) -> Record | None:
-    """`run` what Hydra has composed in this process; a smoke test gives no record.
+def run_composed(config: DictConfig, interactive: bool = True, told: list[str] | None = None) -> Record | None:
+    """`run` what Hydra has composed in this process, with its arguments; a smoke test gives no record.
 
     Raises:
         OptionError: An option is wrong, or has no effect.
@@ -64,7 +71,7 @@ def run_composed(config: DictConfig, interactive: bool = True) -> Record | None:
     if plain["trainer"].get("fast_dev_run"):
         smoke_test(spec)
         return None
-    return run(spec, interactive)
+    return run(spec, interactive, told)
 
 
 def val_metric(record: Record) -> float:
@@ -73,13 +80,14 @@ def val_metric(record: Record) -> float:
     return record.metrics[asked_monitor(record.config) or get_class(record.identity["task"]["_target_"]).monitor]
 
 
-def run(spec: RunSpec, interactive: bool = True) -> Record:
+def run(spec: RunSpec, interactive: bool = True, told: list[str] | None = None) -> Record:
     """Train and test a run, or return its record if it has one.
 
     Args:
         spec: The run.
         interactive: Whether a person asks for this one run: it then waits for another process that trains the same run, and
             tries again what has failed. A study continues with its next run instead.
+        told: Gets the sentences on what was damaged in the run's folder; they are printed as well.
 
     Returns:
         The record, which is also in the run's folder as `record.json`.
@@ -88,6 +96,7 @@ def run(spec: RunSpec, interactive: bool = True) -> Record:
         RunBusy: Another process trains it, and `interactive` is off.
         RunFailedBefore: It has failed before, and neither `interactive` nor rerun=failed asks for another try.
         RunRefused: It could not take its first step; nothing of it is left behind.
+        RunStopped: The disk is full.
         RunFailed: Training failed; the folder holds FAILED with the traceback.
         ValueError: The config asks for what cannot be.
     """
@@ -101,17 +110,21 @@ def run(spec: RunSpec, interactive: bool = True) -> Record:
     # Lightning starts the other ranks of a group as this same command; the first holds the run and has made room by then.
     if rank(trainer):
         return _train(spec, folder, lambda: None, console, started)
+
+    def note(line: str) -> None:
+        console.print(line, markup=False)
+        if told is not None:
+            told.append(line)
+
     check_writable(spec.root)
     with folder.held(console.print if interactive else None):
-        record = folder.record()
-        if record and record.hash != spec.hash:
-            raise ValueError(f"{folder.record_path}: is the record of another run, {record.name}")
+        record = _record_or_aside(folder, spec, note)
         stale = record is not None and record.code != spec.code
         again = rerun is True or (rerun == "stale" and stale)
         if record and not again:
-            note = " STALE: the code has changed since." if stale else ""
+            changed = " STALE: the code has changed since." if stale else ""
             shown = _shown(record.metrics)
-            console.print(f"This run exists: [bold]{folder.path}[/] ({shown}).{note} rerun=true trains it again.")
+            console.print(f"This run exists: [bold]{folder.path}[/] ({shown}).{changed} rerun=true trains it again.")
             return record
         if not (interactive or again) and rerun != "failed" and folder.failed_path.exists():
             raise RunFailedBefore(f"{folder.path}: has failed; rerun=failed tries again")
@@ -120,9 +133,29 @@ def run(spec: RunSpec, interactive: bool = True) -> Record:
         def prepare() -> None:
             if again:
                 folder.supersede()
-            folder.prepare(spec, console.print)
+            folder.prepare(spec, note)
+            repair(folder, note)
 
         return _train(spec, folder, prepare, console, started)
+
+
+def _record_or_aside(folder: RunFolder, spec: RunSpec, note: Callable[[str], object]) -> Record | None:
+    """The run's record; one that is damaged or of another run is set aside, and the run goes on from its last checkpoint.
+
+    Raises:
+        ValueError: It was written by newer code.
+    """
+    try:
+        record = folder.record()
+        if record is None or record.hash == spec.hash:
+            return record
+        problem = f"{folder.record_path}: is the record of another run, {record.name}"
+    except NewerRecord:
+        raise
+    except (ValueError, FileNotFoundError) as error:
+        problem = str(error)
+    note(f"{problem}; set aside as {folder.set_aside().name}, and the run is finished again")
+    return None
 
 
 class _Begun(Callback):
@@ -157,7 +190,7 @@ def _train(spec: RunSpec, folder: RunFolder, prepare: Callable[[], None], consol
             if is_first:
                 check_room(spec.root, task.model)
             prepare()
-            prepared, begun.steps = True, folder.last.exists()
+            prepared, begun.steps = True, folder.latest is not None
             fitted = fit(spec, data, task, folder, lambda: is_first and loggers.open(), begun, console)
         record = _record(spec, folder, fitted, time.perf_counter() - started)
         if is_first:
@@ -169,6 +202,8 @@ def _train(spec: RunSpec, folder: RunFolder, prepare: Callable[[], None], consol
             _draw(folder, console)
     except Exception as error:
         refused = not begun.steps
+        if is_full(error):
+            raise RunStopped(_no_room(error, folder)) from error
         if refused:
             raise RunRefused(words_of(error)) from error
         folder.mark_failed(traceback.format_exc())
@@ -189,6 +224,13 @@ def words_of(error: BaseException) -> str:
     if not text or isinstance(cause, AttributeError | TypeError | LookupError | NameError | AssertionError):
         text = f"{type(cause).__name__}: {text or 'no message'} (HYDRA_FULL_ERROR=1 shows where)"
     return "\n".join([text, *getattr(cause, "__notes__", [])])
+
+
+def _no_room(error: BaseException, folder: RunFolder) -> str:
+    """A full disk in words: with the path, which the error does not know where it is the screen's, sent to a file."""
+    words = words_of(error)
+    named = words if str(folder.path.parent) in words or "=" in words else f"{folder.path}: {words}"
+    return f"{named}; when there is room, the same command goes on from here"
 
 
 def _record(spec: RunSpec, folder: RunFolder, fitted: dict[str, Any], wall_seconds: float) -> Record:

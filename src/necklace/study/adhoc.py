@@ -10,7 +10,7 @@ from necklace.identity import SAID, hash_identity, leaves, short_key, shown
 from necklace.record import Record
 from necklace.run.folder import RunFolder
 from necklace.study.excerpts import read_curve, read_pictures
-from necklace.study.store import StudyInfo, StudyRecords, StudyRun, found_evidence
+from necklace.study.store import StudyInfo, StudyRecords, StudyRun, found_evidence, or_aside
 from necklace.study.study_file import METRICS
 
 
@@ -27,20 +27,28 @@ def study_of_runs(root: Path, metric: str | None) -> StudyRecords:
 
     Raises:
         FileNotFoundError: There is no run below `root`.
-        ValueError: A record is damaged, or none has the metric.
+        ValueError: None of the records has the metric.
     """
     names = ("record.json", "FAILED", "code")  # W&B has folders of that name
     paths = sorted({path.parent for name in names for path in root.rglob(name) if path.is_file()})
     if not paths:
         raise FileNotFoundError(f"{root}: holds no runs (folders with a record.json or FAILED)")
     folders = [RunFolder(path) for path in paths]
-    records = {folder.path: record for folder in folders if (record := folder.record())}
+    records: dict[Path, Record] = {}
+    aside: dict[Path, str] = {}
+    for folder in folders:
+        try:
+            if record := folder.record():
+                records[folder.path] = record
+        except (ValueError, OSError) as error:
+            aside[folder.path] = " ".join(str(error).split())
     measured = {name for record in records.values() for name in record.metrics}
     metric = metric or next((name for name in METRICS if name in measured), METRICS[0])
     if records and metric not in measured:
         raise ValueError(f"{root}: no run has the metric {metric}; there are: {', '.join(sorted(measured))}")
     rows = _row_names(paths, records)
-    runs = sorted((_run(folder, rows[folder.path], records.get(folder.path)) for folder in folders), key=_by_neck_size)
+    runs = [_run(folder, rows[folder.path], records.get(folder.path), aside.get(folder.path)) for folder in folders]
+    runs.sort(key=_by_neck_size)
     info = StudyInfo(
         name=root.name,
         question="",
@@ -52,11 +60,14 @@ def study_of_runs(root: Path, metric: str | None) -> StudyRecords:
     return StudyRecords(info, tuple(runs), {})
 
 
-def _run(folder: RunFolder, row: str, record: Record | None) -> StudyRun:
+def _run(folder: RunFolder, row: str, record: Record | None, problem: str | None) -> StudyRun:
     if record:
-        pictures = read_pictures(folder.path)
-        run = StudyRun(row, record.config["seed"], {}, folder.name, "done", None, record, read_curve(folder.path), pictures)
-        return replace(run, evidence=found_evidence(record, folder.evidence_path))
+        run = StudyRun(row, record.config["seed"], {}, folder.name, "done", None, record)
+        files = {"curve": lambda: read_curve(folder.path), "pictures": lambda: read_pictures(folder.path)}
+        files["evidence"] = lambda: found_evidence(record, folder.evidence_path)
+        return or_aside(run, lambda: replace(run, **{name: read() for name, read in files.items()}))
+    if problem:
+        return StudyRun(row, _seed_of(folder.path), {}, folder.name, "damaged", problem, None)
     failure = folder.failure()
     return StudyRun(row, _seed_of(folder.path), {}, folder.name, "failed" if failure else "missing", failure, None)
 

@@ -9,7 +9,16 @@ from necklace.identity import check_identity, hash_of_name
 from necklace.study.excerpts import read_curve, read_pictures, read_thumbnails
 from necklace.study.plan import Plan, PlannedRun
 from necklace.study.status import RunStatus, StatusReader
-from necklace.study.store import StudyInfo, StudyRun, found_evidence, read_info, read_retired, retired_runs, with_record
+from necklace.study.store import (
+    StudyInfo,
+    StudyRun,
+    found_evidence,
+    or_aside,
+    read_info,
+    read_retired,
+    retired_runs,
+    with_record,
+)
 
 
 class Kept:
@@ -19,14 +28,20 @@ class Kept:
 
     Attributes:
         info: What the study was when they were written, or None where there are none.
+        problem: What is wrong with study.json, which is then passed over and written anew; None if nothing is.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.info: StudyInfo | None = None
+        self.problem: str | None = None
         self._listed: dict[str, StudyRun] = {}
         if (folder / "records" / "study.json").exists():
-            self.info, runs = read_info(folder)
+            try:
+                self.info, runs = read_info(folder)
+            except ValueError as error:
+                self.problem, names = str(error), (path.stem for path in sorted((folder / "records").glob("*_*.json")))
+                runs = [StudyRun("", 0, {}, name, "done", None, None) for name in names]
             self._listed = {hash_of_name(run.name): run for run in runs if run.state in ("done", "stale")}
         self._retired = retired_runs(folder)
         self._read: dict[str, StudyRun] = {}
@@ -40,15 +55,28 @@ class Kept:
         return run_hash in self._listed or run_hash in self._retired
 
     def get(self, run_hash: str) -> StudyRun | None:
-        """A result with its record, or None."""
+        """A result with its record, or None; without a record where that is damaged, which the run's `failure` says."""
         if run_hash not in self._read and run_hash in self:
             listed = self._listed.get(run_hash)
-            run = with_record(listed, self.folder) if listed else read_retired(self._retired[run_hash])
-            if record := run.record:
-                where = str(self.folder / "records" / run.name)
-                check_identity(record.config, record.identity, record.data["digest"], record.hash, where)
-            self._read[run_hash] = run
+            if listed:
+                self._read[run_hash] = or_aside(listed, lambda: _checked(with_record(listed, self.folder), self.folder))
+            else:
+                path = self._retired[run_hash]
+                empty = StudyRun("", 0, {}, path.stem, "done", None, None)
+                self._read[run_hash] = or_aside(empty, lambda: _checked(read_retired(path), self.folder))
         return self._read.get(run_hash)
+
+
+def _checked(run: StudyRun, folder: Path) -> StudyRun:
+    """A kept result whose record's config is what its hash was taken over.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if record := run.record:
+        where = str(folder / "records" / run.name)
+        check_identity(record.config, record.identity, record.data["digest"], record.hash, where)
+    return run
 
 
 def collect(plan: Plan, status: StatusReader, kept: Kept, refused: Mapping[str, str] | None = None) -> tuple[StudyRun, ...]:
@@ -74,15 +102,24 @@ def collect(plan: Plan, status: StatusReader, kept: Kept, refused: Mapping[str, 
 def _collected(planned: PlannedRun, found: RunStatus, kept: Kept, illustrate: bool) -> StudyRun:
     """One run; `illustrate` says whether it is to bring its row's thumbnails."""
     # A failure here says nothing against a result from elsewhere.
-    if found.state in ("missing", "running", "failed") and (known := kept.get(planned.spec.hash)):
-        assert known.record is not None
-        state = "done" if known.record.code == planned.spec.code else "stale"
+    if found.state not in ("done", "stale") and (known := kept.get(planned.spec.hash)):
+        state = known.state if known.record is None else "done" if known.record.code == planned.spec.code else "stale"
         thumbnails = known.thumbnails if illustrate else {}
-        return replace(known, row=planned.row, choice=planned.choice, state=state, thumbnails=thumbnails)
+        own = {"row": planned.row, "seed": planned.seed, "choice": planned.choice}
+        return replace(known, **own, state=state, thumbnails=thumbnails)
+    name = found.folder.path.name
+    run = StudyRun(planned.row, planned.seed, planned.choice, name, found.state, scrubbed(found.failure), found.record)
+    return run if found.record is None else or_aside(run, lambda: _with_files(run, planned, found, kept, illustrate))
+
+
+def _with_files(run: StudyRun, planned: PlannedRun, found: RunStatus, kept: Kept, illustrate: bool) -> StudyRun:
+    """A finished run with what its folder holds besides the record.
+
+    Raises:
+        ValueError: A file of it is damaged.
+    """
+    assert found.record is not None
     folder = found.folder.path
-    run = StudyRun(planned.row, planned.seed, planned.choice, folder.name, found.state, scrubbed(found.failure), found.record)
-    if not found.record:
-        return run
     pictures = read_pictures(folder)
     thumbnails: dict[str, bytes] = {}
     if pictures and illustrate:

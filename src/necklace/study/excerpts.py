@@ -29,11 +29,18 @@ class _Pictures:
 
 
 def read_curve(folder: Path) -> Curve:
-    """The learning curve of a run's folder: epoch, losses and val metrics, to seven digits."""
+    """The learning curve of a run's folder: epoch, losses and val metrics, to seven digits.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
     path = folder / "history.csv"
-    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
-    columns = [name for name in (rows[0] if rows else {}) if name == "epoch" or name.startswith(("train/", "val/"))]
-    curve = {name: [float(f"{float(row[name]):.7g}") if row[name] else None for row in rows] for name in columns}
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines(), strict=True)) if path.exists() else []
+        columns = [name for name in (rows[0] if rows else {}) if name == "epoch" or name.startswith(("train/", "val/"))]
+        curve = {name: [float(f"{float(row[name]):.7g}") if row[name] else None for row in rows] for name in columns}
+    except (ValueError, TypeError, KeyError, csv.Error) as error:
+        raise ValueError(f"{path}: damaged: {error}") from error
     epochs = curve.get("epoch", [])
     if epochs and epochs[0] != 0:  # files of earlier code counted from 0 as well
         curve["epoch"] = [None if epoch is None else epoch - 1 for epoch in epochs]

@@ -27,12 +27,17 @@ from necklace.run.loggers import check_loggers
 from necklace.run.runner import RunRefused, run, run_composed
 from necklace.spec import RunSpec
 from necklace.study.plan import Plan, PlannedRun
-from necklace.study.progress import POLL_SECONDS, overview
+from necklace.study.progress import POLL_SECONDS, Watch, overview
 from necklace.study.status import RunStatus, StatusReader
 from necklace.study.study_file import override
 
 # Settings with which a run in some state is launched.
-RERUN: Mapping[str, Mapping[str, Any]] = {"missing": {}, "stale": {"rerun": "stale"}, "failed": {"rerun": "failed"}}
+RERUN: Mapping[str, Mapping[str, Any]] = {
+    "missing": {},
+    "damaged": {},
+    "stale": {"rerun": "stale"},
+    "failed": {"rerun": "failed"},
+}
 
 # Errors of runs that did not begin: a run that has begun ends in RunFailed, and a process that died in a RuntimeError.
 REFUSALS = (RunRefused, ValueError, OSError, HydraException, OmegaConfBaseException)
@@ -41,15 +46,19 @@ Settings = Mapping[str, Any]
 """Dotted key to value, of options that do not belong to a run's identity."""
 
 
-def train_planned(spec: RunSpec) -> None:
-    """Train a run of a study in a process of the launcher, unless another process does."""
+def train_planned(spec: RunSpec) -> list[str]:
+    """Train a run of a study in a process of the launcher, unless another process does; gives sentences on what was damaged."""
+    told: list[str] = []
     # The version of what this process has imported, which is what trains, whatever the files hold by now.
-    run(replace(spec, code=code_version(spec.resolved)), interactive=False)
+    run(replace(spec, code=code_version(spec.resolved)), interactive=False, told=told)
+    return told
 
 
-def train_composed(config: DictConfig) -> None:
+def train_composed(config: DictConfig) -> list[str]:
     """The same for other launchers, which compose the run themselves."""
-    run_composed(config, interactive=False)
+    told: list[str] = []
+    run_composed(config, interactive=False, told=told)
+    return told
 
 
 def execute(
@@ -76,7 +85,7 @@ def execute(
         todo = [
             (run, at)
             for run, at in zip(status.plan.runs, found, strict=True)
-            if run.spec.hash not in launched and at.state in {"missing", *rerun}
+            if run.spec.hash not in launched and at.state in {"missing", "damaged", *rerun}
         ]
         if not todo:
             if not any(at.state == "running" for at in found):
@@ -90,20 +99,24 @@ def execute(
         for_logger = settings() if for_logger is None else for_logger
         specs = [_adapted(run, at, for_logger) for run, at in todo]
 
-        def ended(index: int, returned: JobReturn, runs: Sequence[PlannedRun] = [run for run, _ in todo]) -> None:
-            # At once, whatever becomes of the others.
-            _mark_failed(status, runs[index], returned)
+        with overview(status, found, [run for run, _ in todo], console) as watch, share_splits(status.plan.images):
 
-        with overview(status, found, [run for run, _ in todo], console), share_splits(status.plan.images):
-            returns = _launch(status.plan, specs, script, ended)
-        for (planned, _), returned in zip(todo, returns, strict=True):
-            if not _is_busy(returned):
+            def ended(index: int, returned: JobReturn, todo: Any = todo, watch: Watch = watch) -> None:
+                planned: PlannedRun = todo[index][0]
+                if _is_busy(returned) or planned.spec.hash in launched:
+                    return
                 launched.add(planned.spec.hash)
                 error = error_of(returned)
                 if isinstance(error, REFUSALS):
                     refused[planned.spec.hash] = str(error).strip() or type(error).__name__  # without notes: tracebacks
-                    console.print(f"{planned.row}, seed {planned.seed}: refused: {refused[planned.spec.hash]}")
+                    watch.refused(planned, refused[planned.spec.hash])
                 _mark_failed(status, planned, returned)
+                for line in _told(returned):
+                    watch.note(planned, line)
+
+            # This project's launcher tells of each at once, whatever becomes of the others; others do when all have ended.
+            for index, returned in enumerate(_launch(status.plan, specs, script, ended)):
+                ended(index, returned)
 
 
 def _adapted(planned: PlannedRun, at: RunStatus, for_logger: Mapping[str, Settings]) -> RunSpec:
@@ -141,6 +154,12 @@ def _job(index: int, spec: RunSpec, command: list[str]) -> Job:
         on_gpu=on_gpu,
         call=pack_call(train_planned, spec),
     )
+
+
+def _told(returned: JobReturn) -> list[str]:
+    """What a run has said of damaged files in its folder."""
+    told = None if error_of(returned) else returned.return_value
+    return [line for line in told if isinstance(line, str)] if isinstance(told, list) else []
 
 
 def _is_busy(returned: JobReturn) -> bool:

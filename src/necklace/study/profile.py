@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from necklace.atomic import HOST
 from necklace.build import DataFacts, built, facts_of
 from necklace.code_version import version_digest
 from necklace.heads import Dense
 from necklace.launcher.server import without_main
+from necklace.launcher.slots import lock_name
+from necklace.locks import locked
 from necklace.run.conditions import device_name
 from necklace.study.plan import Plan, PlannedRun
 from necklace.study.store import StudyRun, read_costs, write_costs
@@ -55,7 +57,7 @@ def row_costs(plan: Plan, runs: Sequence[StudyRun], folder: Path, measure: bool)
 
     if not measure or known().keys() == rows.keys():
         return known()
-    with FileLock(plan.lock_dir / "costs.lock"):  # of two commands, the second finds what the first has measured
+    with locked(plan.lock_dir / f"{HOST}-costs.lock"):  # of two commands, the second finds what the first has measured
         if known().keys() == rows.keys():
             return known()
         measured = measure_costs({row: run.spec.resolved for row, run in rows.items()}, plan.lock_dir)
@@ -88,7 +90,7 @@ def measure_costs(configs: Mapping[str, dict[str, Any]], lock_dir: Path) -> dict
     lock_dir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as alone:
         for core in cores:
-            alone.enter_context(FileLock(lock_dir / f"core-{core}.lock"))
+            alone.enter_context(locked(lock_dir / lock_name("core", core)))
         # From the launcher's warm server, where it runs: a fresh process, but not one that imports everything again.
         return _answered(multiprocessing.get_context("forkserver"), _measure, rows, cores)
 

@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 
 from rich.console import Console
 from rich.live import Live
@@ -35,7 +35,9 @@ def run_seconds(plan: Plan, found: Sequence[RunStatus], runs: Sequence[PlannedRu
 
 def plan_lines(plan: Plan, found: Sequence[RunStatus], rerun: set[str]) -> list[str]:
     """The plan in words: how many runs are in which state, row by row where not all are done, and how long the rest takes."""
-    counts = {name: sum(at.state == name for at in found) for name in ("done", "stale", "failed", "running", "missing")}
+    counts = {
+        name: sum(at.state == name for at in found) for name in ("done", "stale", "failed", "running", "damaged", "missing")
+    }
     states = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     lines = [f"{plan.name}: {len(plan.runs)} runs in {len(plan.rows)} rows: {states}", *plan.dropped]
     for row in plan.rows:
@@ -49,7 +51,8 @@ def plan_lines(plan: Plan, found: Sequence[RunStatus], rerun: set[str]) -> list[
     changed = {name for run, at in zip(plan.runs, found, strict=True) if at.state == "stale" for name in _changed(run, at)}
     lines += [f"  stale, since the code has changed: {', '.join(sorted(changed))}"] if changed else []
     lines += [f"  {at.folder.path}: failed: {at.failure}" for at in found if at.state == "failed"]
-    rest = [run for run, at in zip(plan.runs, found, strict=True) if at.state in {"missing", *rerun}]
+    lines += [f"  damaged: {at.failure}" for at in found if at.state == "damaged"]
+    rest = [run for run, at in zip(plan.runs, found, strict=True) if at.state in {"missing", "damaged", *rerun}]
     if rest:
         seconds = run_seconds(plan, found, rest)
         time_left = "no run has finished yet to say how long they take"
@@ -72,8 +75,10 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def overview(status: StatusReader, found: Sequence[RunStatus], todo: Sequence[PlannedRun], console: Console) -> Iterator[None]:
-    """Show the progress while the body runs: live in a terminal, else a line for each run that ends.
+def overview(
+    status: StatusReader, found: Sequence[RunStatus], todo: Sequence[PlannedRun], console: Console
+) -> Iterator["Watch"]:
+    """Show the progress while the body runs: a line for each run that ends, and in a terminal those that train now, live.
 
     Args:
         status: Of the plan.
@@ -81,69 +86,98 @@ def overview(status: StatusReader, found: Sequence[RunStatus], todo: Sequence[Pl
         todo: The runs that are being launched.
         console: Where to show it.
     """
-    watch = _Watch(status, found, todo)
-    if console.is_terminal:
-        with Live(console=console, refresh_per_second=2, get_renderable=watch.table):
-            yield
-        return
+    watch = Watch(status, found, todo, console)
     over = Event()
 
     def report() -> None:
         while not over.wait(POLL_SECONDS):
-            for line in watch.ended():
-                console.print(line, highlight=False, markup=False)
+            watch.tell_ended()
 
     thread = Thread(target=report, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        for line in watch.ended():
-            console.print(line, highlight=False, markup=False)
+    live = Live(console=console, refresh_per_second=2, get_renderable=watch.table) if console.is_terminal else nullcontext()
+    with live:
+        thread.start()
+        try:
+            yield watch
+        finally:
+            over.set()
+            thread.join()
+            watch.tell_ended()
 
 
-class _Watch:
-    """Follows the runs of a launch by their folders."""
+Mark = tuple[int, int, int] | None
+"""What tells a file from what it was before, whatever the clocks say; None where there is none."""
 
-    def __init__(self, status: StatusReader, found: Sequence[RunStatus], todo: Sequence[PlannedRun]) -> None:
-        self.status, self.plan = status, status.plan
-        self.started = time.time()
+
+class Watch:
+    """Follows the runs of a launch by their folders, and tells of each that has ended, in a line of its own."""
+
+    def __init__(self, status: StatusReader, found: Sequence[RunStatus], todo: Sequence[PlannedRun], console: Console) -> None:
+        self.status, self.plan, self.console = status, status.plan, console
+        self.started = time.monotonic()
         self.pending = {run.spec.hash: run for run in todo}
-        self.total = len(todo)
+        self.total, self.failed = len(todo), 0
+        self._telling = Lock()
         self.folders = {run.spec.hash: at.folder for run, at in zip(self.plan.runs, found, strict=True)}
         self.expected = run_seconds(self.plan, found, todo)
+        self._before = {path: _mark(path) for run_hash in self.pending for path in self._files(run_hash)}
 
-    def ended(self) -> list[str]:
-        """A line for each run that has ended since the last call."""
-        lines = []
-        for run_hash, run in list(self.pending.items()):
-            files = [self.folders[run_hash].record_path, self.folders[run_hash].failed_path]
-            if not any(_newer(file, self.started) for file in files):
-                continue
-            at = self.status.of(run)
-            if at.state in ("done", "failed"):
-                del self.pending[run_hash]
-                shown = self._metric(at.record) if at.record else f"FAILED: {at.failure}"
-                place = f"[{self.total - len(self.pending)}/{self.total}]"
-                lines.append(f"{place} {run.row}, seed {run.seed}: {shown}{self._left()}")
-        return lines
+    def tell_ended(self) -> None:
+        """Print a line for each run that has ended since the last call."""
+        with self._telling:
+            for run_hash, run in list(self.pending.items()):
+                if any(self._is_new(path) for path in self._files(run_hash)[:2]):
+                    at = self.status.of(run)
+                    if at.state in ("done", "failed"):
+                        self._tell(run, self._metric(at.record) if at.record else f"FAILED: {at.failure}", at.state == "failed")
+
+    def refused(self, run: PlannedRun, words: str) -> None:
+        """Print the line of a run that could not begin, and has left nothing that would say so."""
+        with self._telling:
+            self._tell(run, f"refused: {words}", failed=True)
+
+    def note(self, run: PlannedRun, words: str) -> None:
+        """Print a sentence about a run."""
+        self.console.print(f"{run.row}, seed {run.seed}: {words}", highlight=False, markup=False)
 
     def table(self) -> Table:
         """The runs that train now, and how much is left."""
-        self.ended()
-        done = self.total - len(self.pending)
-        title = Text(f"{self.plan.name}: {done} of {self.total} runs{self._left()}")
+        pending = dict(self.pending)
+        failed = f", {self.failed} failed" if self.failed else ""
+        title = Text(f"{self.plan.name}: {self.total - len(pending)} of {self.total} runs{failed}{self._left()}")
         shown = Table("running", "epoch", "val", title=title)
-        for run_hash, run in self.pending.items():
+        for run_hash, run in pending.items():
             folder = self.folders[run_hash]
-            if _newer(folder.code_path, self.started):  # written when a run starts
-                curve = read_curve(folder.path)
-                values = curve.get(self.plan.metric.replace("test/", "val/"), [])
-                last = "" if not values or values[-1] is None else f"{values[-1]:.4g}"
-                shown.add_row(Text(f"{run.row}, seed {run.seed}"), str(len(curve.get("epoch", []))), last)
+            if self._is_new(folder.code_path):  # written when a run starts
+                epochs, last = self._reached(folder.path)
+                shown.add_row(Text(f"{run.row}, seed {run.seed}"), f"{epochs}/{run.spec.resolved['epochs']}", last)
         return shown
+
+    def _reached(self, folder: Path) -> tuple[int, str]:
+        """How many epochs a run has behind it, and its last metric on val."""
+        try:
+            curve = read_curve(folder)
+        except (ValueError, OSError):  # damaged before, and not yet written anew
+            return 0, ""
+        values = curve.get(self.plan.metric.replace("test/", "val/"), [])
+        return len(curve.get("epoch", [])), "" if not values or values[-1] is None else f"{values[-1]:.4g}"
+
+    def _tell(self, run: PlannedRun, words: str, failed: bool) -> None:
+        if self.pending.pop(run.spec.hash, None) is None:
+            return
+        self.failed += failed
+        place = f"[{self.total - len(self.pending)}/{self.total}]"
+        self.console.print(f"{place} {run.row}, seed {run.seed}: {words}{self._left()}", highlight=False, markup=False)
+
+    def _files(self, run_hash: str) -> tuple[Path, Path, Path]:
+        """The files that say that a run has ended, and that it has begun."""
+        folder = self.folders[run_hash]
+        return folder.record_path, folder.failed_path, folder.code_path
+
+    def _is_new(self, path: Path) -> bool:
+        """Whether the file was written since; clocks are not asked, since those of two machines differ."""
+        mark = _mark(path)
+        return mark is not None and mark != self._before[path]
 
     def _metric(self, record: Record) -> str:
         value = record.metrics.get(self.plan.metric)
@@ -152,7 +186,7 @@ class _Watch:
 
     def _left(self) -> str:
         """How long the rest takes, by the pace so far; by other runs' times before the first has ended."""
-        done, elapsed = self.total - len(self.pending), time.time() - self.started
+        done, elapsed = self.total - len(self.pending), time.monotonic() - self.started
         if not self.pending:
             return ""
         if done:
@@ -160,9 +194,10 @@ class _Watch:
         return "" if self.expected is None else f"; at most {duration(self.expected)} left"
 
 
-def _newer(path: Path, moment: float) -> bool:
-    """Whether the file was written since; another process may remove it at any time."""
+def _mark(path: Path) -> Mark:
+    """Another process may remove the file at any time."""
     try:
-        return path.stat().st_mtime >= moment
-    except FileNotFoundError:
-        return False
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size

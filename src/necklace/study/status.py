@@ -1,4 +1,4 @@
-"""Which runs of a plan exist: done, stale, failed, running or missing."""
+"""Which runs of a plan exist: done, stale, failed, running, damaged or missing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,10 @@ class RunStatus:
     """The state of a planned run.
 
     Attributes:
-        state: `done`, `stale` (done with other code), `failed`, `running`, or `missing`.
+        state: `done`, `stale` (done with other code), `failed`, `running`, `damaged` (its record cannot be used), or `missing`.
         folder: Its folder, which exists unless the run is missing.
         record: Its record, if it is done or stale.
-        failure: Why it failed, if it failed: the end of its traceback, in one line.
+        failure: Why it failed, if it failed: the end of its traceback, in one line; or what is wrong with its record.
     """
 
     state: str
@@ -33,14 +33,10 @@ class StatusReader:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._folders: dict[str, Path] = {}
-        self._records: dict[Path, tuple[tuple[int, int], Record | None]] = {}
+        self._records: dict[Path, tuple[tuple[int, int, int], Record | str | None]] = {}
 
     def all(self) -> list[RunStatus]:
-        """The state of each run of the plan, in its order.
-
-        Raises:
-            ValueError: A record is damaged.
-        """
+        """The state of each run of the plan, in its order."""
         root = self.plan.root
         names = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
         self._folders = {hash_of_name(name): root / name for name in names if not name.startswith(".")}
@@ -52,22 +48,29 @@ class StatusReader:
 
     def _status(self, run: PlannedRun, path: Path | None) -> RunStatus:
         folder = RunFolder(path or run.spec.root / run.spec.name)
-        if path is not None and (record := self._record(folder)):
-            if record.hash != run.spec.hash or not is_file_name(record.name):
-                raise ValueError(f"{folder.record_path}: is the record of another run, {record.name}")
+        record = None if path is None else self._record(folder)
+        if isinstance(record, Record) and (record.hash != run.spec.hash or not is_file_name(record.name)):
+            record = f"{folder.record_path}: is the record of another run, {record.name}"
+        if isinstance(record, Record):
             return RunStatus("done" if record.code == run.spec.code else "stale", folder, record)
         if folder.is_held():
             return RunStatus("running", folder)
+        if record is not None:
+            return RunStatus("damaged", folder, failure=record)
         if path is not None and (failure := folder.failure()) is not None:
             return RunStatus("failed", folder, failure=failure)
         return RunStatus("missing", folder)
 
-    def _record(self, folder: RunFolder) -> Record | None:
+    def _record(self, folder: RunFolder) -> Record | str | None:
+        """A run's record, or what is wrong with it; None while there is none."""
         try:
             stat = folder.record_path.stat()
         except FileNotFoundError:
             return None
-        mark = stat.st_mtime_ns, stat.st_ino
+        mark = stat.st_mtime_ns, stat.st_ino, stat.st_size
         if self._records.get(folder.path, (None, None))[0] != mark:
-            self._records[folder.path] = mark, folder.record()
+            try:
+                self._records[folder.path] = mark, folder.record()
+            except (ValueError, OSError) as error:
+                self._records[folder.path] = mark, str(error)
         return self._records[folder.path][1]

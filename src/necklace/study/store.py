@@ -9,9 +9,10 @@ record alone does not say; `records/study.json` says which runs there are, wheth
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from necklace.guard.links import check_no_link
 from necklace.guard.names import check_listed
 from necklace.identity import hash_of_name
 from necklace.migrations import LAYOUT, migrated_cost, migrated_study
-from necklace.record import Record, checked, parse_record, read_json
+from necklace.record import Record, check_file_of_evidence, checked, parse_record, read_json
 from necklace.study.excerpts import SHOWN, Curve
 
 RETIRED = "retired"
@@ -36,8 +37,8 @@ class StudyRun:
         seed: Its seed.
         choice: Option to the value that was tried with it, where the study chooses.
         name: Name of its folder and its record.
-        state: `done`, `stale`, `failed`, `running` or `missing`.
-        failure: Why it failed, in a line, if it failed.
+        state: `done`, `stale`, `failed`, `running`, `missing`, or `damaged`: set aside, as its record cannot be used.
+        failure: Why it failed, or what is wrong with its record, in a line.
         record: Of a done or stale run.
         curve: Its learning curve, such as `{"epoch": [0, 1], "val/acc": [0.3, 0.5]}`; empty without a record.
         pictures: `receptive_field` and `contributions` as in its pictures.json; empty if it was not asked for pictures.
@@ -216,14 +217,14 @@ def read_info(folder: Path) -> tuple[StudyInfo, list[StudyRun]]:
 
 
 def read_records(folder: Path) -> StudyRecords:
-    """Read `records/` of a study's folder strictly.
+    """Read `records/` of a study's folder strictly. A run whose own file is damaged, or not there, is set aside.
 
     Raises:
-        FileNotFoundError: It, or the record of a run that is done, is not there.
-        ValueError: A file of it is not what `write_records` writes.
+        FileNotFoundError: The study has no records.
+        ValueError: `study.json` or `costs.json` is not what `write_records` writes.
     """
     info, runs = read_info(folder)
-    found = tuple(with_record(run, folder) if run.state in ("done", "stale") else run for run in runs)
+    found = tuple(or_aside(run, partial(with_record, run, folder)) if run.state in ("done", "stale") else run for run in runs)
     return StudyRecords(info, found, read_costs(folder))
 
 
@@ -243,10 +244,20 @@ def with_record(run: StudyRun, folder: Path) -> StudyRun:
     return _filled(run, path)
 
 
+def or_aside(run: StudyRun, read: Callable[[], StudyRun]) -> StudyRun:
+    """What `read` gives; where a file of the run is damaged or not there, the run alone, set aside."""
+    try:
+        return read()
+    except (ValueError, OSError) as error:
+        return replace(run, state="damaged", failure=" ".join(str(error).split()), record=None)
+
+
 def _filled(run: StudyRun, path: Path) -> StudyRun:
     kept = checked(_Kept, read_json(path), path)
     thumbnails = {name: file.read_bytes() for name, file in thumbnail_files(path.parent, run.name).items()}
     record = parse_record(kept.record, path)
+    if run.name != record.name and record.hash != hash_of_name(run.name):
+        raise ValueError(f"{path}: is the record of another run, {record.name}")
     evidence = found_evidence(record, evidence_file(path.parent, run.name))
     return replace(run, record=record, curve=kept.curve, pictures=kept.pictures, thumbnails=thumbnails, evidence=evidence)
 
@@ -261,15 +272,10 @@ def found_evidence(record: Record, path: Path) -> Path | None:
 
     Raises:
         FileNotFoundError: The record names some, and it is not there.
+        ValueError: It is another file.
     """
-    if record.evidence is None:
-        return None
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: the metrics of {record.name} come from this file, but it is not there; bring it back, or train the run "
-            "again with rerun=true"
-        )
-    return path
+    check_file_of_evidence(record, path)
+    return None if record.evidence is None else path
 
 
 def retired_runs(folder: Path) -> dict[str, Path]:

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
-from filelock import FileLock
 from pytorch_lightning.loggers import MLFlowLogger
 
 from necklace.atomic import write_whole
 from necklace.code_version import git_state
+from necklace.locks import locked
 from necklace.record import Record
 from necklace.tracking.tracker import AboutRun, Tracker, print_once, run_summary
 
@@ -46,8 +46,8 @@ class MlflowRunLogger(Tracker, MLFlowLogger):
 
     def __init__(self, folder: Path, config: dict[str, Any], experiment: str, uri: str, tags: Mapping[str, str]) -> None:
         # Runs that start at once would make the store, or the experiment, twice.
-        self._one_at_a_time = FileLock(Path(config["outputs"]) / ".mlflow.lock")
-        with self._one_at_a_time:
+        self._lock = Path(config["outputs"]) / ".mlflow.lock"
+        with locked(self._lock):
             super().__init__(experiment, folder.name, uri, dict(tags))
         self._folder, self._config, self._uri = folder, config, uri
         self._written: dict[tuple[str, int], float] = {}
@@ -132,7 +132,7 @@ class MlflowRunLogger(Tracker, MLFlowLogger):
             history = [point for name in names for point in client.get_metric_history(earlier, name)]
             self._written = {(point.key, point.step): point.value for point in history}
             return
-        with self._one_at_a_time:
+        with locked(self._lock):
             found = client.get_experiment_by_name(self._experiment_name)
             self._experiment_id = found.experiment_id if found else client.create_experiment(self._experiment_name)
         # Not by Lightning, which puts the store's address into the environment: the next run of this process would find it.

@@ -28,6 +28,7 @@ from necklace.run.fit import asked_monitor, fit, task_of
 from necklace.run.folder import RunFolder, check_writable
 from necklace.run.loggers import RunLoggers, check_loggers
 from necklace.run.smoke import smoke_test
+from necklace.run.stamp import ForeignCheckpoint
 from necklace.spec import RunSpec, run_spec, said_of
 
 
@@ -43,8 +44,15 @@ class RunFailedBefore(RuntimeError):
     """A run that has failed before, and nobody asked for another try."""
 
 
-def run_composed(config: DictConfig, interactive: bool = True) -> Record | None:
+def run_composed(
+    config: DictConfig, interactive: bool = True, check: Callable[[RunSpec], object] = lambda spec: None
+) -> Record | None:
     """`run` what Hydra has composed in this process; a smoke test gives no record.
+
+    Args:
+        config: The config, without its `hydra` node.
+        interactive: As in `run`.
+        check: Is given the run before it begins, and may refuse it.
 
     Raises:
         OptionError: An option is wrong, or has no effect.
@@ -60,6 +68,7 @@ def run_composed(config: DictConfig, interactive: bool = True) -> Record | None:
     composer = Composer(GlobalHydra.instance().config_loader(), str(hydra_config.job.config_name))
     said = said_of(config, plain, choices, composer, [*hydra_config.overrides.hydra, *overrides])
     spec = run_spec(plain, choices, overrides, said)
+    check(spec)
     if plain["trainer"].get("fast_dev_run"):
         smoke_test(spec)
         return None
@@ -163,6 +172,8 @@ def _train(spec: RunSpec, folder: RunFolder, prepare: Callable[[], None], consol
         console.print("; ".join([best, *_balance(record)]), markup=False)
         if spec.resolved["callbacks"]["pictures"] and is_first:
             _draw(folder, console)
+    except ForeignCheckpoint as error:  # whose it is, only its owner knows: all stays as it is
+        raise RunRefused(words_of(error)) from error
     except Exception as error:
         refused = not begun.steps
         if refused:

@@ -94,13 +94,14 @@ def launch_jobs(
     """
     try:
         import submitit
+        from submitit.core.utils import JobPaths
     except ModuleNotFoundError:
         raise ModuleNotFoundError("hydra/launcher=slurm: submitit is not installed; pip install 'necklace[slurm]'") from None
     given = dict(options)
     folder = given.pop("submitit_folder")
     executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=given.pop("max_num_timeout"))
     executor.update_parameters(**{name if name in SHARED else f"slurm_{name}": value for name, value in given.items()})
-    place = submitit.core.utils.JobPaths.get_first_id_independent_folder(folder)
+    place = JobPaths.get_first_id_independent_folder(folder)
     keys = [_key(call.task, overrides) for overrides in job_overrides]
     tasks = list(range(int(given.get("tasks_per_node") or 1) * int(given.get("nodes") or 1)))
     jobs: dict[int, Any] = {}

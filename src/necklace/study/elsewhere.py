@@ -1,10 +1,11 @@
-"""Runs of a study through one of Hydra's other launchers: what they call, and what has become of each, whatever the launcher does.
+"""Runs of a study through another of Hydra's launchers: what a job calls, and what became of each, whatever the launcher does.
 
 A launcher may raise when one job dies, and then says nothing of the others; what they have left in their folders does.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -69,34 +70,39 @@ def launch(launcher: Launcher, specs: Sequence[RunSpec], runs: Sequence[PlannedR
     """
     before = [_begun(status, run) for run in runs]
     try:
-        returns = list(launcher.launch([list(spec.overrides) for spec in specs], initial_job_idx=0))
+        returns: list[Any] = list(launcher.launch([list(spec.overrides) for spec in specs], initial_job_idx=0))
     except Exception as error:
         begun = [_begun(status, run) for run in runs]
         if begun == before:  # it is the launcher that does not work
             words = f"{type(launcher).__name__} could not launch it: {type(error).__name__}: {error}"
             return [failed(spec.overrides, JobLost(words)) for spec in specs]
         return _after(error, specs, runs, status)
-    for position, (run, returned) in enumerate(zip(runs, returns, strict=True)):
-        if not isinstance(returned, JobReturn) or (returned.status != JobStatus.FAILED and status.of(run).state == "missing"):
-            words = f"its job ended, and left no record in {run.spec.root}"
-            returns[position] = failed(specs[position].overrides, JobLost(words))
-    return returns
+    returns += [None] * (len(runs) - len(returns))
+    return [_told(returned, spec, run, status) for returned, spec, run in zip(returns, specs, runs, strict=False)]
+
+
+def _told(returned: Any, spec: RunSpec, run: PlannedRun, status: StatusReader) -> JobReturn:
+    """What a launcher gives for a run, unless the run's folder knows better."""
+    if isinstance(returned, JobReturn) and (returned.status == JobStatus.FAILED or status.of(run).state != "missing"):
+        return returned
+    return failed(spec.overrides, JobLost(f"its job ended, and left no record in {run.spec.root}"))
 
 
 def _after(error: Exception, specs: Sequence[RunSpec], runs: Sequence[PlannedRun], status: StatusReader) -> list[JobReturn]:
     """The returns of jobs whose launcher has raised as it waited for them in their order.
 
-    The first that has not ended, and that nobody trains, is the one whose job has died; those after it are still to be launched.
+    The first that has not ended, and that nobody trains, is the one whose job has died; those after it are still to be
+    launched.
     """
-    returns = []
+    returns, cause = [], [error]
     for spec, run in zip(specs, runs, strict=True):
         at = status.of(run)
         if at.state in ("done", "stale", "running"):
             returned = JobReturn(overrides=list(spec.overrides), status=JobStatus.COMPLETED)
         elif at.state == "failed":
             returned = failed(spec.overrides, RuntimeError(at.failure))
-        elif error is not None:
-            returned, error = failed(spec.overrides, error), None
+        elif cause:
+            returned = failed(spec.overrides, cause.pop())
         else:
             returned = failed(spec.overrides, RunBusy(f"{at.folder.path}: is still to be launched"))
         returns.append(returned)

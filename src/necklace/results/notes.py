@@ -47,7 +47,7 @@ def missing_runs(rows: Sequence[Row]) -> tuple[str, ...]:
 def _why_missing(run: StudyRun) -> str:
     if not run.failure:
         return "missing"
-    return f"{'failed' if run.state == 'failed' else 'refused'}: {run.failure}"
+    return f"{'failed' if run.state == 'failed' else 'missing'}: {run.failure}"
 
 
 def _noise(same: SamePair | str | None, noise: float | None) -> list[str]:
@@ -205,4 +205,4 @@ def _stale(study: StudyRecords) -> list[str]:
     stale = sum(run.state == "stale" for run in study.runs)
     if not stale:
         return []
-    return [f"{stale} of {len(study.runs)} runs are stale: the code has changed since they were trained."]
+    return [f"{stale} of {len(study.runs)} runs are stale: other code than that of the study trained them."]

@@ -114,7 +114,7 @@ def run(spec: RunSpec, interactive: bool = True) -> Record:
         stale = record is not None and record.code != spec.code
         again = rerun is True or (rerun == "stale" and stale)
         if record and not again:
-            note = " STALE: the code has changed since." if stale else ""
+            note = " STALE: other code trained it." if stale else ""
             shown = _shown(record.metrics)
             console.print(f"This run exists: [bold]{folder.path}[/] ({shown}).{note} rerun=true trains it again.")
             return record

@@ -47,7 +47,7 @@ def plan_lines(plan: Plan, found: Sequence[RunStatus], rerun: set[str]) -> list[
                 by_state.setdefault(at.state, []).append(f"{run.seed}{tried}")
             lines.append(f"  {row}: " + "; ".join(f"{name}: seed {', '.join(seeds)}" for name, seeds in by_state.items()))
     changed = {name for run, at in zip(plan.runs, found, strict=True) if at.state == "stale" for name in _changed(run, at)}
-    lines += [f"  stale, since the code has changed: {', '.join(sorted(changed))}"] if changed else []
+    lines += [f"  stale, trained with other code: {', '.join(sorted(changed))}"] if changed else []
     lines += [f"  {at.folder.path}: failed: {at.failure}" for at in found if at.state == "failed"]
     rest = [run for run, at in zip(plan.runs, found, strict=True) if at.state in {"missing", *rerun}]
     if rest:
@@ -60,7 +60,7 @@ def plan_lines(plan: Plan, found: Sequence[RunStatus], rerun: set[str]) -> list[
 
 
 def _changed(run: PlannedRun, at: RunStatus) -> list[str]:
-    """The modules that have changed since the run was trained."""
+    """The modules in which the code that trained a run differs from that of the plan, whichever of the two is older."""
     return changed_modules(at.record.code, run.spec.code) if at.record else []
 
 

@@ -54,7 +54,7 @@ def test_an_import_that_is_interrupted_is_no_traceback(tmp_path: Path, seconds: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_a_training_that_is_interrupted_goes_on_from_there(tmp_path: Path, number: signal.Signals, expected: int) -> None:
     command = [sys.executable, str(ROOT / "train.py"), "-m", "seed=0,1", *SMALL, "epochs=300"]
     begun = lambda: bool(list(tmp_path.glob("outputs/runs/*/checkpoints/last.ckpt")))  # noqa: E731
@@ -64,6 +64,29 @@ def test_a_training_that_is_interrupted_goes_on_from_there(tmp_path: Path, numbe
     assert (folder / "checkpoints" / "last.ckpt").exists()
     assert not (folder / "FAILED").exists()
     assert not (folder / "record.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["import", "training"])
+def test_a_job_of_slurm_that_is_warned_is_queued_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    asked = tmp_path / "asked"
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "scontrol").write_text(f'#!/bin/sh\necho "$@" >>{asked}\n')
+    (programs / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    for name, value in {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}.items():
+        monkeypatch.setenv(name, value)
+    command = [sys.executable, str(ROOT / "train.py"), *SMALL, "epochs=300"]
+    begun = lambda: bool(list(tmp_path.glob("outputs/runs/*/checkpoints/last.ckpt")))  # noqa: E731
+    code, _, errors = stopped(command, tmp_path, after(0.9) if moment == "import" else begun, signal.SIGUSR1)
+    assert (code, errors) == (138, f"{STOPPED}; job 7_3 is queued again\n")
+    assert asked.read_text() == "requeue 7_3\n"
+    assert not list(tmp_path.rglob("FAILED"))
+    # Only this signal: by SIGTERM a person cancels as well.
+    if moment == "import":
+        assert stopped(command, tmp_path, after(0.9), signal.SIGTERM)[::2] == (143, f"{STOPPED}\n")
+        assert asked.read_text() == "requeue 7_3\n"
 
 
 @pytest.mark.slow

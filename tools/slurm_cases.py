@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ seeds: [0]
 overrides: {data.source.train: 400, data.source.test: 100, data.size: 24, backbone.width: 8, epochs: 60, logger: none}
 rows: [{neck: [none, sppf]}]
 """
+OVERRIDES = [text.strip().replace(": ", "=") for text in STUDY.splitlines()[3].partition("{")[2].rstrip("}").split(",")]
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.timeout_min=30")
 PATIENCE_S = 240
 
@@ -78,12 +80,12 @@ class Study:
         fields = ("weights_hash", "metrics", "test_correct", "steps", "best_epoch")
         return {record["hash"]: tuple(record[field] for field in fields) for record in records}
 
-    def ended(self, twin: "Study", note: str = "") -> Ended:
-        """The case's end."""
+    def ended(self, twin: "Study", note: str = "", of_a_study: bool = True) -> Ended:
+        """The case's end; of a study there is a table."""
         resumed = sum(json.loads(path.read_text())["resumed"] for path in self.runs.glob("*/record.json"))
         clean = not list(self.runs.glob("*/FAILED")) and not list(self.runs.rglob("hpc_ckpt*"))
         table = (self.folder / "experiments" / "check" / "table.md").exists()
-        return Ended(self.calls, resumed, clean and table and self.outcome() == twin.outcome(), note)
+        return Ended(self.calls, resumed, clean and table is of_a_study and self.outcome() == twin.outcome(), note)
 
 
 def until(true: Callable[[], object], what: str) -> None:
@@ -118,6 +120,14 @@ def follow(study: Study, process: "subprocess.Popen[str]") -> str:
         at_once()
         time.sleep(2)
     return study.finish(process)
+
+
+def until_done(study: Study, count: int) -> None:
+    """Wait for so many records of runs whose jobs are queued again."""
+    deadline = time.monotonic() + PATIENCE_S
+    while len(list(study.runs.glob("*/record.json"))) < count and time.monotonic() < deadline:
+        at_once()
+        time.sleep(2)
 
 
 def undisturbed(study: Study, twin: Study) -> Ended:
@@ -198,8 +208,7 @@ def left(study: Study, twin: Study) -> Ended:
 def batch(study: Study, twin: Study) -> Ended:
     """A batch job of `train.py` is warned by SIGUSR1, and a checkpoint such as Lightning would write lies in its folder."""
     script = study.folder / "job.sh"
-    overrides = [text.strip().replace(": ", "=") for text in STUDY.splitlines()[3].partition("{")[2].rstrip("}").split(",")]
-    words = " ".join([sys.executable, str(ROOT / "train.py"), *overrides, "study=check"])
+    words = shlex.join([sys.executable, str(ROOT / "train.py"), *OVERRIDES, "study=check"])
     script.write_text(f"#!/bin/bash\nexport OMP_NUM_THREADS=1\nsrun --nodes=1 {words} neck=$1\n")
     output = study.folder / "batch.log"
     options = ("--requeue", "--open-mode=append", f"--output={output}", f"--chdir={study.folder}", "--parsable", "--ntasks=1")
@@ -208,14 +217,31 @@ def batch(study: Study, twin: Study) -> Ended:
     folder = next(study.runs.glob("*_none_*"))
     (folder / "hpc_ckpt_1.ckpt").write_bytes((folder / "checkpoints" / "last.ckpt").read_bytes())
     shell("scancel", "--signal=USR1", jobs[0])
-    deadline = time.monotonic() + PATIENCE_S
-    while len(list(study.runs.glob("*/record.json"))) < 2 and time.monotonic() < deadline:
-        at_once()
-        time.sleep(2)
+    until_done(study, 2)
     (folder / "hpc_ckpt_1.ckpt").unlink()
     said = "said" if f"job {jobs[0]} is queued again" in output.read_text() else "NOT SAID"
     study.call(*SLURM)
     return study.ended(twin, said)
+
+
+def two_ranks(study: Study, twin: Study) -> Ended:
+    """A run of two processes is warned by SIGUSR1, each of them; its twin is two local processes."""
+    own = [*OVERRIDES, "neck=sppf", "trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
+    train = [sys.executable, str(ROOT / "train.py"), *own, "study=check"]
+    local = Study("two-local")
+    subprocess.run(train, cwd=local.folder, check=True, capture_output=True, timeout=600)
+    output = study.folder / "batch.log"
+    script = study.folder / "job.sh"
+    script.write_text(f"#!/bin/bash\nexport OMP_NUM_THREADS=1\nsrun {shlex.join(train)}\n")
+    options = ("--requeue", "--open-mode=append", f"--output={output}", f"--chdir={study.folder}", "--parsable")
+    job = shell("sbatch", *options, "--nodes=1", "--ntasks-per-node=2", str(script)).strip()
+    until(lambda: study.begun("sppf"), "a checkpoint")
+    shell("scancel", "--signal=USR1", job)
+    until_done(study, 1)
+    records = [next(each.runs.glob("*/record.json")) for each in (study, local)]
+    study.calls.append(0 if all(json.loads(path.read_text())["world_size"] == 2 for path in records) else 1)
+    said = output.read_text().count(f"job {job} is queued again")
+    return study.ended(local, f"asked {said} times", of_a_study=False)
 
 
 CASES: dict[str, Callable[[Study, Study], Ended]] = {
@@ -228,6 +254,7 @@ CASES: dict[str, Callable[[Study, Study], Ended]] = {
     "vanished": vanished,
     "left": left,
     "train.py, SIGUSR1": batch,
+    "two ranks, SIGUSR1": two_ranks,
 }
 
 

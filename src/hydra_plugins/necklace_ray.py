@@ -5,6 +5,7 @@ python ablate.py NAME hydra/launcher=ray
 
 import os
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -57,9 +58,8 @@ class RayLauncher(Launcher):
         if find_spec("hydra_plugins.hydra_ray_launcher") is None or find_spec("ray") is None:
             raise ModuleNotFoundError("hydra/launcher=ray: Ray is not installed; pip install 'necklace[ray]'")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
-        from hydra_plugins.hydra_ray_launcher.ray_launcher import RayLauncher as Published
-
-        self._launcher = Published(ray)
+        published = import_module("hydra_plugins.hydra_ray_launcher.ray_launcher")
+        self._launcher: Launcher = published.RayLauncher(ray)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Remember what to launch."""

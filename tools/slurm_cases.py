@@ -80,12 +80,12 @@ class Study:
         fields = ("weights_hash", "metrics", "test_correct", "steps", "best_epoch")
         return {record["hash"]: tuple(record[field] for field in fields) for record in records}
 
-    def ended(self, twin: "Study", note: str = "", of_a_study: bool = True) -> Ended:
-        """The case's end; of a study there is a table."""
+    def ended(self, twin: "Study", note: str = "") -> Ended:
+        """The case's end."""
         resumed = sum(json.loads(path.read_text())["resumed"] for path in self.runs.glob("*/record.json"))
         clean = not list(self.runs.glob("*/FAILED")) and not list(self.runs.rglob("hpc_ckpt*"))
         table = (self.folder / "experiments" / "check" / "table.md").exists()
-        return Ended(self.calls, resumed, clean and table is of_a_study and self.outcome() == twin.outcome(), note)
+        return Ended(self.calls, resumed, clean and table and self.outcome() == twin.outcome(), note)
 
 
 def until(true: Callable[[], object], what: str) -> None:
@@ -224,26 +224,6 @@ def batch(study: Study, twin: Study) -> Ended:
     return study.ended(twin, said)
 
 
-def two_ranks(study: Study, twin: Study) -> Ended:
-    """A run of two processes is warned by SIGUSR1, each of them; its twin is two local processes."""
-    own = [*OVERRIDES, "neck=sppf", "trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
-    train = [sys.executable, str(ROOT / "train.py"), *own, "study=check"]
-    local = Study("two-local")
-    subprocess.run(train, cwd=local.folder, check=True, capture_output=True, timeout=600)
-    output = study.folder / "batch.log"
-    script = study.folder / "job.sh"
-    script.write_text(f"#!/bin/bash\nexport OMP_NUM_THREADS=1\nsrun {shlex.join(train)}\n")
-    options = ("--requeue", "--open-mode=append", f"--output={output}", f"--chdir={study.folder}", "--parsable")
-    job = shell("sbatch", *options, "--nodes=1", "--ntasks-per-node=2", str(script)).strip()
-    until(lambda: study.begun("sppf"), "a checkpoint")
-    shell("scancel", "--signal=USR1", job)
-    until_done(study, 1)
-    records = [next(each.runs.glob("*/record.json")) for each in (study, local)]
-    study.calls.append(0 if all(json.loads(path.read_text())["world_size"] == 2 for path in records) else 1)
-    said = output.read_text().count(f"job {job} is queued again")
-    return study.ended(local, f"asked {said} times", of_a_study=False)
-
-
 CASES: dict[str, Callable[[Study, Study], Ended]] = {
     "undisturbed": undisturbed,
     "scancel": cancelled,
@@ -254,7 +234,6 @@ CASES: dict[str, Callable[[Study, Study], Ended]] = {
     "vanished": vanished,
     "left": left,
     "train.py, SIGUSR1": batch,
-    "two ranks, SIGUSR1": two_ranks,
 }
 
 

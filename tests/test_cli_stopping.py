@@ -67,6 +67,29 @@ def test_a_training_that_is_interrupted_goes_on_from_there(tmp_path: Path, numbe
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("moment", ["import", "training"])
+def test_a_job_of_slurm_that_is_warned_is_queued_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    asked = tmp_path / "asked"
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "scontrol").write_text(f'#!/bin/sh\necho "$@" >>{asked}\n')
+    (programs / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    for name, value in {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}.items():
+        monkeypatch.setenv(name, value)
+    command = [sys.executable, str(ROOT / "train.py"), *SMALL, "epochs=300"]
+    begun = lambda: bool(list(tmp_path.glob("outputs/runs/*/checkpoints/last.ckpt")))  # noqa: E731
+    code, _, errors = stopped(command, tmp_path, after(0.9) if moment == "import" else begun, signal.SIGUSR1)
+    assert (code, errors) == (138, f"{STOPPED}; job 7_3 is queued again\n")
+    assert asked.read_text() == "requeue 7_3\n"
+    assert not list(tmp_path.rglob("FAILED"))
+    # Only this signal: by SIGTERM a person cancels as well.
+    if moment == "import":
+        assert stopped(command, tmp_path, after(0.9), signal.SIGTERM)[::2] == (143, f"{STOPPED}\n")
+        assert asked.read_text() == "requeue 7_3\n"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "seconds"), [("inspect outputs/runs/x", 3.0), ("dashboard x", 0.5), ("bench gates", 2.0)])
 def test_other_commands_end_in_a_line(tmp_path: Path, line: str, seconds: float) -> None:
     # What they are about to read never comes.

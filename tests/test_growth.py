@@ -69,7 +69,7 @@ EDITS = {
     "an edit of a neck makes its rows stale and no other": (
         [("src/necklace/necks/focal.py", "\nADDED_BY_A_TEST = 1\n")],
         "tiny: 3 runs in 3 rows: 2 done, 1 stale\n  focal: stale: seed 0\n"
-        "  stale, since the code has changed: necklace.necks.focal\n",
+        "  stale, trained with other code: necklace.necks.focal\n",
     ),
     "an edit of a user's helper module makes that row stale": (
         [("mine/mine_layers.py", "SCALE = 2.0\n")],

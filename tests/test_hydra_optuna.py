@@ -17,35 +17,44 @@ WARNINGS = "ignore:.*SQLAlchemy 2.0"  # optuna 2 is written for SQLAlchemy 1.4
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings(WARNINGS)
-def test_a_study_read_back_holds_each_runs_val_metric_and_a_failed_trial(tmp_path: Path) -> None:
+def test_a_search_goes_on_and_holds_each_runs_val_metric_and_a_failed_trial(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'search.db'}"
-    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.study_name=lr"]
-    # One of the rates is none that a run takes.
-    tried = "optimizer.lr=choice(1e-3,3e-2,-1)"
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.study_name=lr"]
+    # With one of the rates the loss is no number after a step.
+    tried = "optimizer.lr=choice(1e-3,3e-2,1e30)"
     command = [sys.executable, str(ROOT / "train.py"), "-m", *search, f"hydra.sweeper.storage={storage}", tried, *SMALL]
-    done = subprocess.run(
-        [*command, "hydra/launcher=local", f"outputs={tmp_path}"],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert "alembic" not in done.stdout + done.stderr
+    for seed in (0, 1):
+        done = subprocess.run(
+            [
+                *command,
+                "hydra/launcher=local",
+                f"outputs={tmp_path}",
+                "schedule=constant",
+                f"hydra.sweeper.sampler.seed={seed}",
+            ],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        assert "alembic" not in done.stdout + done.stderr
     records = [read_record(path) for path in tmp_path.glob("runs/*/record.json")]
     values = {record.config["optimizer"]["lr"]: record.metrics["val/acc"] for record in records}
+    (failed,) = tmp_path.glob("runs/*/FAILED")
+    assert "FloatingPointError" in failed.read_text()
 
     import optuna
 
     study = optuna.load_study("lr", storage)
     assert study.direction == optuna.study.StudyDirection.MAXIMIZE
-    assert len(study.trials) == 4
+    assert len(study.trials) == 6
     assert {trial.state.name for trial in study.trials} == {"COMPLETE", "FAIL"}
     for trial in study.trials:
         lr = trial.params["optimizer.lr"]
-        assert (trial.state.name, trial.value) == (("FAIL", None) if lr == -1 else ("COMPLETE", values[lr]))
+        assert (trial.state.name, trial.value) == (("FAIL", None) if lr == 1e30 else ("COMPLETE", values[lr]))
     assert study.best_value == max(values.values())
 
 

@@ -161,7 +161,7 @@ def options_of(choice: str) -> list[str]:
 CHOICES = sorted(
     str(path.relative_to(CONFIGS).with_suffix(""))
     for path in CONFIGS.rglob("*.yaml")
-    if path.parent != CONFIGS and path.parts[-2] not in ("recipe", "job_logging") and not path.name.startswith("_")
+    if path.parent != CONFIGS and path.parts[-2] not in ("recipe", "job_logging", "launcher") and not path.name.startswith("_")
 )
 
 

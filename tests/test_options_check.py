@@ -31,7 +31,7 @@ NEEDS = {f"data/{name}": ["data.root=images"] for name in ("coco", "folder", "vo
 CHOICES = sorted(
     str(path.relative_to(CONFIGS).with_suffix(""))
     for path in CONFIGS.rglob("*.yaml")
-    if path.parent != CONFIGS and path.parts[-2] not in ("recipe", "job_logging") and not path.name.startswith("_")
+    if path.parent != CONFIGS and path.parts[-2] not in ("recipe", "job_logging", "launcher") and not path.name.startswith("_")
 )
 
 

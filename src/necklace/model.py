@@ -1,7 +1,7 @@
 """The model: backbone, neck and head in sequence, each initialised from its own random stream."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -87,8 +87,19 @@ def build_model(
 
 def weights_hash(module: nn.Module) -> str:
     """Return a sha256 over names, types, shapes and bytes of a module's state: equal hashes mean bitwise equal weights."""
+    return state_hash(module.state_dict())
+
+
+def state_hash(state: Mapping[str, torch.Tensor], prefix: str = "") -> str:
+    """`weights_hash` of a module from its state alone, such as a checkpoint has it.
+
+    Args:
+        state: Name to tensor.
+        prefix: Only names that begin with it count, without it.
+    """
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    for name, tensor in sorted(own.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

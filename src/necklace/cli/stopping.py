@@ -1,6 +1,8 @@
-"""What Ctrl-C and SIGTERM do to a command, at any moment: one line, exit code 130 or 143, no traceback.
+"""What Ctrl-C, SIGTERM and SIGUSR1 do to a command, at any moment: one line, exit code 130, 143 or 138, no traceback.
 
-A batch system ends a job by SIGTERM: what is there then is what Ctrl-C leaves. Imports nothing that takes time.
+A batch system ends a job by SIGTERM: what is there then is what Ctrl-C leaves. SIGUSR1 is its warning that a job's time is up
+or that it has to make room, where it was asked for one (`sbatch --signal=USR1@60`): the same, and a job of SLURM then asks to
+be queued again. Imports nothing that takes time.
 """
 
 import gc
@@ -16,7 +18,7 @@ STOPPED = "stopped; the same command goes on from here"
 # Of commands that begin anew.
 ENDED = "stopped"
 # What a process does on each signal if nobody says otherwise. Where it is ignored, as in a shell's background, it stays so.
-USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGUSR1: signal.SIG_DFL}
 _caught: list[int] = []
 _words = [STOPPED]
 
@@ -57,7 +59,7 @@ def stoppable(words: str = STOPPED) -> Iterator[None]:
         words: What is said if a signal comes.
 
     Raises:
-        SystemExit: With 130 after Ctrl-C, with 143 after SIGTERM, also where a library swallowed the interrupt.
+        SystemExit: With 130 after Ctrl-C, 143 after SIGTERM, 138 after SIGUSR1, also where a library swallowed the interrupt.
     """
     before = len(_caught)
     with _answering(_interrupt, _leave, words):
@@ -67,10 +69,11 @@ def stoppable(words: str = STOPPED) -> Iterator[None]:
             # An import takes the interrupt for a failure of its own, and raises something else.
             if not isinstance(error, KeyboardInterrupt) and len(_caught) == before:
                 raise
-            _say()
-            sys.exit(128 + (_caught[before] if len(_caught) > before else signal.SIGINT))
+            number = _caught[before] if len(_caught) > before else signal.SIGINT
+            _say(number)
+            sys.exit(128 + number)
         if len(_caught) > before:  # a library has swallowed the interrupt
-            _say()
+            _say(_caught[before])
             sys.exit(128 + _caught[before])
 
 
@@ -105,14 +108,25 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    _say()
+    _say(number)
     os._exit(128 + number)
 
 
-def _say() -> None:
+def _say(number: int) -> None:
     # The other processes of a run that several train get the signal as well; one of them answers.
     with suppress(OSError, RuntimeError, ValueError):  # whoever read it may be gone; or it was writing when the signal came
         sys.stdout.flush()
     if os.environ.get("LOCAL_RANK", "0") == "0":
         with suppress(OSError):
-            os.write(2, f"{_words[-1]}\n".encode())
+            os.write(2, f"{_words[-1]}{_queued_again(number)}\n".encode())
+
+
+def _queued_again(number: int) -> str:
+    """Where this is a job of SLURM that was warned by SIGUSR1, have it queued again; gives the words about it."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if number != signal.SIGUSR1 or not job or os.environ.get("SLURM_PROCID", "0") != "0":
+        return ""
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    code = os.spawnlp(os.P_WAIT, "scontrol", "scontrol", "requeue", job)
+    return f"; job {job} is queued again" if code == 0 else f"; job {job} could not be queued again: scontrol gives {code}"

@@ -19,6 +19,7 @@ from necklace.cli.stopping import at_once
 from necklace.cli.train import CONFIGS
 from necklace.guard.console import Console
 from necklace.guard.private import without_home
+from necklace.launcher.slurm import queue_line
 from necklace.study.collect import Kept, collect
 from necklace.study.plan import Plan, make_plan
 from necklace.study.progress import plan_lines
@@ -99,6 +100,8 @@ def _print_plan(status: StatusReader, rerun: set[str], kept: Kept, console: Cons
     plan, found = status.plan, status.all()
     for line in plan_lines(plan, found, rerun):
         console.print(line)
+    if line := queue_line(plan.root):
+        console.print(f"  {line}")
     elsewhere = sum(run.spec.hash in kept and at.state == "missing" for run, at in zip(plan.runs, found, strict=True))
     if elsewhere:
         console.print(f"{elsewhere} of them were trained elsewhere and are in records/: --table makes the table of these,")

@@ -13,6 +13,10 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 
+class JobLost(RuntimeError):
+    """A job that ended without its run: cancelled, vanished, or never begun. The run is missing, and another call goes on."""
+
+
 def hydra_launcher(
     config_loader: ConfigLoader,
     overrides: Sequence[str],

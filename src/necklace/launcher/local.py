@@ -13,6 +13,7 @@ from pathlib import Path
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from omegaconf import DictConfig, OmegaConf
 
+from necklace.launcher.hydra_jobs import JobLost
 from necklace.launcher.job import Job
 from necklace.launcher.server import WorkerProcess, stop, wait
 from necklace.launcher.slots import Slot, release, slots_of_machine, visible_gpus
@@ -165,4 +166,6 @@ def _finish(ended: _Running) -> JobReturn:
     how = ended.process.close()
     release(ended.locks)
     words = f"the process of the run [{' '.join(ended.job.overrides)}] {how}"
-    return ended.process.result or failed(ended.job.overrides, RuntimeError(words))
+    # By SIGTERM somebody has ended it, such as a batch system; anything else it has done itself, and would do again.
+    error = JobLost(words) if how.endswith("SIGTERM") else RuntimeError(words)
+    return ended.process.result or failed(ended.job.overrides, error)

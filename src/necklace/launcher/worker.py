@@ -56,6 +56,10 @@ def run_worker(answer: Connection, job: Job, conditions: Conditions) -> None:
 
         torch.set_num_threads(conditions.threads)
         result = _run(job)
+    except KeyboardInterrupt:  # SIGTERM, after which the run has closed its files; the terminal's Ctrl-C does not come here
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return
     except BaseException as error:
         result = _failed(job.overrides, error)
     answer.send_bytes(_pickled(result))

@@ -48,7 +48,7 @@ def missing_runs(rows: Sequence[Row]) -> tuple[str, ...]:
 def _why_missing(run: StudyRun) -> str:
     if not run.failure:
         return "missing"
-    return f"{ {'failed': 'failed', 'damaged': 'set aside'}.get(run.state, 'refused') }: {run.failure}"
+    return f"{ {'failed': 'failed', 'damaged': 'set aside'}.get(run.state, 'missing') }: {run.failure}"
 
 
 def _noise(same: SamePair | str | None, noise: float | None) -> list[str]:
@@ -206,7 +206,7 @@ def _stale(study: StudyRecords) -> list[str]:
     stale = sum(run.state == "stale" for run in study.runs)
     if not stale:
         return []
-    return [f"{stale} of {len(study.runs)} runs are stale: the code has changed since they were trained."]
+    return [f"{stale} of {len(study.runs)} runs are stale: other code than that of the study trained them."]
 
 
 def _set_aside(study: StudyRecords) -> list[str]:

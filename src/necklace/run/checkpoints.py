@@ -20,6 +20,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from necklace.atomic import write_whole
+from necklace.run.stamp import check_own, stamped
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
@@ -83,20 +84,37 @@ class Kept(ModelCheckpoint):
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all: Lightning goes by way of the temporary folder, which may be another disk.
+    """Writes a checkpoint whole or not at all, with its run's hash, and reads no other run's.
 
-    What `last.ckpt` was becomes `previous.ckpt`.
+    Lightning's own goes by way of the temporary folder, which may be another disk. What `last.ckpt` was becomes
+    `previous.ckpt`.
+
+    Args:
+        run_hash: The run's.
     """
+
+    def __init__(self, run_hash: str) -> None:
+        self.run_hash = run_hash
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint to `path`, whose folder is made if need be."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
-        torch.save(checkpoint, content)
+        torch.save(stamped(checkpoint, self.run_hash), content)
         if path.name == LAST and path.exists():
             os.replace(path, path.with_name(PREVIOUS))
         write_whole(path, content.getvalue())
+
+    def load_checkpoint(self, path: Any, *options: Any, **more: Any) -> dict[str, Any]:
+        """Read a checkpoint of this run.
+
+        Raises:
+            ForeignCheckpoint: It is another's.
+        """
+        checkpoint = super().load_checkpoint(path, *options, **more)
+        check_own(checkpoint, path, self.run_hash)
+        return checkpoint
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The walk of a run: config -> model -> fit -> choose on val -> test once -> record."""
 
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,8 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 
@@ -17,13 +20,15 @@ from necklace.data.contents import data_line
 from necklace.data.datamodule import DataModule
 from necklace.diagnostics.gate_callback import Gates
 from necklace.distributed import all_gather_object
-from necklace.model import weights_hash
+from necklace.model import state_hash, weights_hash
 from necklace.run.bar import Bar
 from necklace.run.checkpoints import WholeCheckpointIO, checkpoints
 from necklace.run.checks import check_parts
 from necklace.run.conditions import device_name, hide_absent_gpus, is_single, precision_note
 from necklace.run.costs import Cost, cost_table, measure_cost
 from necklace.run.history import History
+from necklace.run.signals import Signals
+from necklace.run.stamp import check_own
 from necklace.tasks import Task, correctness
 from necklace.tasks.class_weights import balanced_weights
 from necklace.tasks.shared_layers import SharedLayers
@@ -89,10 +94,11 @@ def fit(
         console.print(f"note: {note}", markup=False)
     trainer.fit(task, data, ckpt_path=str(folder.latest) if folder.latest else None, weights_only=True)
 
-    best = _best_checkpoint(folder, task, spec.resolved["epochs"], kept[0].best_epoch)
+    best = _best_checkpoint(folder, task, spec, kept[0].best_epoch)
     gates.chosen = int(best["epoch"]), int(best["global_step"])
     trainer.loggers = []  # what follows is for the record; a logger would take it for one more epoch
     metrics, test_correct, predicted, evidence = _evaluated(trainer, task, data, folder)
+    _check_judged(model, best, folder.best)
     return {
         "metrics": metrics,
         "best_epoch": int(best["epoch"]),
@@ -133,7 +139,7 @@ def trainer_of(spec: "RunSpec", root: Path, callbacks: list[Any], loggers: Any) 
 
     Args:
         spec: The run.
-        root: Where Lightning may write.
+        root: Where Lightning may write, into a folder of its own.
         callbacks: All of the run's.
         loggers: Lightning's loggers, or False for none.
     """
@@ -141,37 +147,57 @@ def trainer_of(spec: "RunSpec", root: Path, callbacks: list[Any], loggers: Any) 
     # Filling every fresh tensor with NaN, which comes with deterministic algorithms, costs a quarter of the time on a CPU.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     options = spec.resolved["trainer"]
-    plugins: list[Any] = [WholeCheckpointIO()]
+    plugins: list[Any] = [WholeCheckpointIO(spec.hash)]
     if is_single(options):  # else Lightning would take its rank from whatever job of a cluster this process is in
         plugins.append(LightningEnvironment())
-    elif options.get("sync_batchnorm"):
-        plugins.append(SharedLayers())
+    else:
+        if options.get("sync_batchnorm"):
+            plugins.append(SharedLayers())
+        if not TorchElasticEnvironment.detect() and SLURMEnvironment.detect():
+            plugins.append(SLURMEnvironment(auto_requeue=False))
     return pl.Trainer(
         **{"enable_progress_bar": any(isinstance(each, Bar) for each in callbacks)} | options,
         max_epochs=spec.resolved["epochs"],
         logger=loggers,
-        callbacks=callbacks,
+        callbacks=[Signals(), *callbacks],
         plugins=plugins,
-        default_root_dir=root,
+        # A folder that nobody has: in a job of SLURM, Lightning would load a file called hpc_ckpt_1.ckpt from it.
+        default_root_dir=root / f"lightning-{uuid.uuid4().hex[:8]}",
         num_sanity_val_steps=0,
         enable_model_summary=False,
         use_distributed_sampler=False,  # the plan of batches knows the ranks; padding a split would count images twice
     )
 
 
-def _best_checkpoint(folder: "RunFolder", task: Task, epochs: int, best_epoch: int | None) -> dict[str, Any]:
+def _best_checkpoint(folder: "RunFolder", task: Task, spec: "RunSpec", best_epoch: int | None) -> dict[str, Any]:
     """Load the weights that val chose into the task; gives their checkpoint.
 
     Raises:
         ValueError: Val was never evaluated, or the checkpoint is of another epoch than val chose.
+        ForeignCheckpoint: It is another run's.
     """
     if not folder.best.exists():
+        epochs = spec.resolved["epochs"]
         raise ValueError(f"trainer: in {epochs} epochs val was never evaluated, so no checkpoint could be chosen on it")
     checkpoint = torch.load(folder.best, map_location="cpu", weights_only=True)
+    check_own(checkpoint, folder.best, spec.hash)
     if checkpoint["epoch"] != best_epoch:
         raise ValueError(f"{folder.best}: is of epoch {checkpoint['epoch'] + 1}, but val chose epoch {(best_epoch or 0) + 1}")
     task.load_state_dict(checkpoint["state_dict"])
     return checkpoint
+
+
+def _check_judged(model: torch.nn.Module, best: dict[str, Any], path: Path) -> None:
+    """Refuse figures of other weights than those that val chose, whatever may have put them there.
+
+    Raises:
+        RuntimeError: They are of others.
+    """
+    judged, chosen = weights_hash(model), state_hash(best["state_dict"], "model.")
+    if judged != chosen:
+        raise RuntimeError(
+            f"val and test judged other weights ({judged[:10]}) than those of {path} ({chosen[:10]}): no record is written"
+        )
 
 
 def _evaluated(

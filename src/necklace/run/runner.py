@@ -32,6 +32,7 @@ from necklace.run.folder import RunFolder, check_writable
 from necklace.run.loggers import RunLoggers, check_loggers
 from necklace.run.resume import repair
 from necklace.run.smoke import smoke_test
+from necklace.run.stamp import ForeignCheckpoint
 from necklace.spec import RunSpec, run_spec, said_of
 
 
@@ -51,8 +52,19 @@ class RunFailedBefore(RuntimeError):
     """A run that has failed before, and nobody asked for another try."""
 
 
-def run_composed(config: DictConfig, interactive: bool = True, told: list[str] | None = None) -> Record | None:
-    """`run` what Hydra has composed in this process, with its arguments; a smoke test gives no record.
+def run_composed(
+    config: DictConfig,
+    interactive: bool = True,
+    told: list[str] | None = None,
+    check: Callable[[RunSpec], object] = lambda spec: None,
+) -> Record | None:
+    """`run` what Hydra has composed in this process; a smoke test gives no record.
+
+    Args:
+        config: The config, without its `hydra` node.
+        interactive: As in `run`.
+        told: As in `run`.
+        check: Is given the run before it begins, and may refuse it.
 
     Raises:
         OptionError: An option is wrong, or has no effect.
@@ -68,6 +80,7 @@ def run_composed(config: DictConfig, interactive: bool = True, told: list[str] |
     composer = Composer(GlobalHydra.instance().config_loader(), str(hydra_config.job.config_name))
     said = said_of(config, plain, choices, composer, [*hydra_config.overrides.hydra, *overrides])
     spec = run_spec(plain, choices, overrides, said)
+    check(spec)
     if plain["trainer"].get("fast_dev_run"):
         smoke_test(spec)
         return None
@@ -122,7 +135,7 @@ def run(spec: RunSpec, interactive: bool = True, told: list[str] | None = None) 
         stale = record is not None and record.code != spec.code
         again = rerun is True or (rerun == "stale" and stale)
         if record and not again:
-            changed = " STALE: the code has changed since." if stale else ""
+            changed = " STALE: other code trained it." if stale else ""
             shown = _shown(record.metrics)
             console.print(f"This run exists: [bold]{folder.path}[/] ({shown}).{changed} rerun=true trains it again.")
             return record
@@ -200,6 +213,8 @@ def _train(spec: RunSpec, folder: RunFolder, prepare: Callable[[], None], consol
         console.print("; ".join([best, *_balance(record)]), markup=False)
         if spec.resolved["callbacks"]["pictures"] and is_first:
             _draw(folder, console)
+    except ForeignCheckpoint as error:  # whose it is, only its owner knows: all stays as it is
+        raise RunRefused(words_of(error)) from error
     except Exception as error:
         refused = not begun.steps
         if is_full(error):

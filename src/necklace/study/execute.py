@@ -6,27 +6,27 @@ next run and come back.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from necklace.code_version import code_version
 from necklace.data.splits import share_splits
-from necklace.launcher.hydra_jobs import config_flags, error_of, hydra_launcher
+from necklace.launcher.hydra_jobs import JobLost, config_flags, error_of, hydra_launcher
 from necklace.launcher.job import Job, pack_call
 from necklace.launcher.local import LocalOptions, is_local, job_processes, run_jobs
 from necklace.run.folder import RunBusy
 from necklace.run.loggers import check_loggers
-from necklace.run.runner import RunRefused, run, run_composed
+from necklace.run.runner import RunRefused, run
 from necklace.spec import RunSpec
-from necklace.study.plan import Plan, PlannedRun
+from necklace.study import elsewhere
+from necklace.study.plan import PlannedRun
 from necklace.study.progress import POLL_SECONDS, Watch, overview
 from necklace.study.status import RunStatus, StatusReader
 from necklace.study.study_file import override
@@ -50,14 +50,8 @@ def train_planned(spec: RunSpec) -> list[str]:
     """Train a run of a study in a process of the launcher, unless another process does; gives sentences on what was damaged."""
     told: list[str] = []
     # The version of what this process has imported, which is what trains, whatever the files hold by now.
-    run(replace(spec, code=code_version(spec.resolved)), interactive=False, told=told)
-    return told
-
-
-def train_composed(config: DictConfig) -> list[str]:
-    """The same for other launchers, which compose the run themselves."""
-    told: list[str] = []
-    run_composed(config, interactive=False, told=told)
+    elsewhere.check_code(spec.code, code_version(spec.resolved))
+    run(spec, interactive=False, told=told)
     return told
 
 
@@ -107,15 +101,16 @@ def execute(
                     return
                 launched.add(planned.spec.hash)
                 error = error_of(returned)
-                if isinstance(error, REFUSALS):
+                if isinstance(error, (*REFUSALS, JobLost)):
                     refused[planned.spec.hash] = str(error).strip() or type(error).__name__  # without notes: tracebacks
-                    watch.refused(planned, refused[planned.spec.hash])
+                    how = "not finished" if isinstance(error, JobLost) else "refused"
+                    watch.refused(planned, refused[planned.spec.hash], how)
                 _mark_failed(status, planned, returned)
                 for line in _told(returned):
                     watch.note(planned, line)
 
             # This project's launcher tells of each at once, whatever becomes of the others; others do when all have ended.
-            for index, returned in enumerate(_launch(status.plan, specs, script, ended)):
+            for index, returned in enumerate(_launch(status, [run for run, _ in todo], specs, script, ended)):
                 ended(index, returned)
 
 
@@ -124,14 +119,25 @@ def _adapted(planned: PlannedRun, at: RunStatus, for_logger: Mapping[str, Settin
     return planned.spec.adapted(settings, [override(key, value) for key, value in settings.items()])
 
 
-def _launch(plan: Plan, specs: Sequence[RunSpec], script: Path, ended: Callable[[int, JobReturn], None]) -> Sequence[JobReturn]:
+def _launch(
+    status: StatusReader,
+    runs: Sequence[PlannedRun],
+    specs: Sequence[RunSpec],
+    script: Path,
+    ended: Callable[[int, JobReturn], None],
+) -> Sequence[JobReturn]:
     """Launch runs and wait for them; gives each one's return."""
-    launcher = plan.composed.hydra.launcher
+    plan, launcher = status.plan, status.plan.composed.hydra.launcher
     if not is_local(launcher):
-        overrides = [*plan.runs[0].spec.overrides, *plan.hydra_overrides]
-        loader = GlobalHydra.instance().config_loader()
-        other = hydra_launcher(loader, overrides, "ablate", str(plan.root), train_composed)
-        return other.launch([list(spec.overrides) for spec in specs], initial_job_idx=0)
+        twin = elsewhere.TWINS.get(launcher.get("_target_", ""))
+        overrides = [
+            *plan.runs[0].spec.overrides,
+            *plan.hydra_overrides,
+            *([f"hydra.launcher._target_={twin}"] if twin else []),
+        ]
+        task = elsewhere.TrainComposed({spec.hash: spec.code for spec in specs})
+        other = hydra_launcher(GlobalHydra.instance().config_loader(), overrides, "ablate", str(plan.root), task)
+        return elsewhere.launch(other, specs, runs, status)
     plan.root.mkdir(parents=True, exist_ok=True)
     given: Any = OmegaConf.to_container(launcher, resolve=True)
     given = {name: value for name, value in given.items() if name != "_target_"}
@@ -169,7 +175,7 @@ def _is_busy(returned: JobReturn) -> bool:
 def _mark_failed(status: StatusReader, planned: PlannedRun, returned: JobReturn) -> None:
     """Leave FAILED behind for a run whose process could not, as it died."""
     error = error_of(returned)
-    if error is None or isinstance(error, (RunBusy, *REFUSALS)):
+    if error is None or isinstance(error, (RunBusy, JobLost, *REFUSALS)):
         return
     at = status.of(planned)
     if at.state == "missing":

@@ -49,7 +49,7 @@ def plan_lines(plan: Plan, found: Sequence[RunStatus], rerun: set[str]) -> list[
                 by_state.setdefault(at.state, []).append(f"{run.seed}{tried}")
             lines.append(f"  {row}: " + "; ".join(f"{name}: seed {', '.join(seeds)}" for name, seeds in by_state.items()))
     changed = {name for run, at in zip(plan.runs, found, strict=True) if at.state == "stale" for name in _changed(run, at)}
-    lines += [f"  stale, since the code has changed: {', '.join(sorted(changed))}"] if changed else []
+    lines += [f"  stale, trained with other code: {', '.join(sorted(changed))}"] if changed else []
     lines += [f"  {at.folder.path}: failed: {at.failure}" for at in found if at.state == "failed"]
     lines += [f"  damaged: {at.failure}" for at in found if at.state == "damaged"]
     rest = [run for run, at in zip(plan.runs, found, strict=True) if at.state in {"missing", "damaged", *rerun}]
@@ -63,7 +63,7 @@ def plan_lines(plan: Plan, found: Sequence[RunStatus], rerun: set[str]) -> list[
 
 
 def _changed(run: PlannedRun, at: RunStatus) -> list[str]:
-    """The modules that have changed since the run was trained."""
+    """The modules in which the code that trained a run differs from that of the plan, whichever of the two is older."""
     return changed_modules(at.record.code, run.spec.code) if at.record else []
 
 
@@ -131,10 +131,10 @@ class Watch:
                     if at.state in ("done", "failed"):
                         self._tell(run, self._metric(at.record) if at.record else f"FAILED: {at.failure}", at.state == "failed")
 
-    def refused(self, run: PlannedRun, words: str) -> None:
-        """Print the line of a run that could not begin, and has left nothing that would say so."""
+    def refused(self, run: PlannedRun, words: str, how: str = "refused") -> None:
+        """Print the line of a run that could not begin or whose job was lost, and has left nothing that would say so."""
         with self._telling:
-            self._tell(run, f"refused: {words}", failed=True)
+            self._tell(run, f"{how}: {words}", failed=True)
 
     def note(self, run: PlannedRun, words: str) -> None:
         """Print a sentence about a run."""

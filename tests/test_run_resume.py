@@ -110,24 +110,45 @@ def test_a_run_with_a_damaged_file_ends_as_its_twin(
     assert record.resumed == resumed
     assert words in capsys.readouterr().out.replace("\n", "")
     assert not own.failed_path.exists()
-    assert [saved.epoch for saved in (read_saved(own.last), read_saved(own.previous)) if saved] == [3, 2]
+    assert [saved.epoch for saved in (read_saved(own.last, record.hash), read_saved(own.previous, record.hash)) if saved] == [
+        3,
+        2,
+    ]
 
 
 def test_a_foreign_file_is_named_and_left_alone(twins: tuple[Record, Path, Path], tmp_path: Path) -> None:
     record, _, stopped = twins
     shutil.copytree(stopped, tmp_path / "outputs", ignore=shutil.ignore_patterns("cache"))
     own = RunFolder(tmp_path / "outputs" / "runs" / record.name)
-    torch.save({"state_dict": {}}, own.last)
+    torch.save({"state_dict": {}, "run": record.hash}, own.last)
     with pytest.raises(RunFailed, match=r"last\.ckpt: is no checkpoint of a run \(.*\); remove it$"):
         run(spec_of([*OPTIONS, f"outputs={tmp_path / 'outputs'}"]))
     assert own.last.exists()
     assert own.previous.exists()
 
 
+@pytest.mark.parametrize("name", ["last.ckpt", "previous.ckpt", "best.ckpt"])
+def test_another_runs_checkpoint_is_refused_and_nothing_is_changed(
+    name: str, twins: tuple[Record, Path, Path], tmp_path: Path
+) -> None:
+    record, _, stopped = twins
+    shutil.copytree(stopped, tmp_path / "outputs", ignore=shutil.ignore_patterns("cache"))
+    own = RunFolder(tmp_path / "outputs" / "runs" / record.name)
+    path = own.checkpoints / name
+    torch.save(torch.load(path, weights_only=True) | {"run": "0123456789"}, path)
+    before = {each.name: each.read_bytes() for each in own.checkpoints.iterdir()}
+    with pytest.raises(
+        RunFailed, match=rf"{name}: is no checkpoint of run {record.hash}: it carries the hash of run 0123456789"
+    ):
+        run(spec_of([*OPTIONS, f"outputs={tmp_path / 'outputs'}"]))
+    assert {each.name: each.read_bytes() for each in own.checkpoints.iterdir()} == before
+    assert not own.failed_path.exists()
+
+
 def test_a_best_epoch_alone_is_nothing_to_go_on_from(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "none_s0_0123456789")
     folder.checkpoints.mkdir(parents=True)
     folder.best.write_bytes(b"")
-    repair(folder, pytest.fail)
+    repair(folder, "0123456789", pytest.fail)
     assert not folder.checkpoints.exists()
     assert folder.latest is None

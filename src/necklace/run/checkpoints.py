@@ -132,10 +132,15 @@ class Saved:
     best_epoch: int | None
 
 
-def read_saved(path: Path) -> Saved | None:
+def read_saved(path: Path, run_hash: str) -> Saved | None:
     """What a checkpoint says of itself; None where it is damaged: empty, cut, or not what was written.
 
+    Args:
+        path: Its file.
+        run_hash: Of the run that it has to be of.
+
     Raises:
+        ForeignCheckpoint: It is of another run.
         ValueError: It is whole, and no checkpoint of a run.
         OSError: The disk cannot be read.
     """
@@ -147,8 +152,16 @@ def read_saved(path: Path) -> Saved | None:
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(_no_checkpoint(path, error)) from error
+    check_own(content if isinstance(content, dict) else {}, path, run_hash)
+    try:
         (best,) = [state for state in content["callbacks"].values() if "best_epoch" in state and state["monitor"] is not None]
         return Saved(path, int(content["epoch"]), best["best_epoch"])
-    except (RuntimeError, UnpicklingError, LookupError, TypeError, ValueError, AttributeError) as error:
-        words = str(error).partition("\n")[0]
-        raise ValueError(f"{path}: is no checkpoint of a run ({words}); remove it") from error
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(_no_checkpoint(path, error)) from error
+
+
+def _no_checkpoint(path: Path, error: Exception) -> str:
+    words = str(error).partition("\n")[0]
+    return f"{path}: is no checkpoint of a run ({words}); remove it"

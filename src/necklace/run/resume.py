@@ -14,7 +14,7 @@ from necklace.run.checkpoints import Saved, read_saved
 from necklace.run.folder import RunFolder
 
 
-def repair(folder: RunFolder, note: Callable[[str], object]) -> None:
+def repair(folder: RunFolder, run_hash: str, note: Callable[[str], object]) -> None:
     """Leave the checkpoints from which training can go on to what it would have been: `folder.latest` names one then, or none.
 
     Besides the last state that is the best epoch's. Where its file is damaged, or of another epoch, it is made again from a
@@ -22,9 +22,11 @@ def repair(folder: RunFolder, note: Callable[[str], object]) -> None:
 
     Args:
         folder: The run's folder, held by this process.
+        run_hash: The run's.
         note: Is given a sentence for each damaged file.
 
     Raises:
+        ForeignCheckpoint: A file is another run's; nothing has been changed.
         ValueError: A file is no checkpoint of a run.
         OSError: The disk cannot be read, or is full.
     """
@@ -32,8 +34,8 @@ def repair(folder: RunFolder, note: Callable[[str], object]) -> None:
     if not existing:
         shutil.rmtree(folder.checkpoints, ignore_errors=True)  # a best epoch alone is nothing to go on from
         return
-    found = [saved for path in existing if (saved := _whole(path, note))]
-    best = _whole(folder.best, note) if folder.best.exists() else None
+    found = [saved for path in existing if (saved := _whole(path, note, run_hash))]
+    best = _whole(folder.best, note, run_hash) if folder.best.exists() else None
     for saved in found:
         if _with_best(saved, found, best, folder.best, note):
             if is_damaged(folder.gates_path):
@@ -46,9 +48,9 @@ def repair(folder: RunFolder, note: Callable[[str], object]) -> None:
     shutil.rmtree(folder.checkpoints)
 
 
-def _whole(path: Path, note: Callable[[str], object]) -> Saved | None:
+def _whole(path: Path, note: Callable[[str], object], run_hash: str) -> Saved | None:
     """A checkpoint; where it is damaged, it is removed, and said to be."""
-    saved = read_saved(path)
+    saved = read_saved(path, run_hash)
     if saved is None:
         note(f"{path}: damaged ({path.stat().st_size:,} bytes); not used")
         path.unlink()

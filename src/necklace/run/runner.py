@@ -147,7 +147,7 @@ def run(spec: RunSpec, interactive: bool = True, told: list[str] | None = None) 
             if again:
                 folder.supersede()
             folder.prepare(spec, note)
-            repair(folder, note)
+            repair(folder, spec.hash, note)
 
         return _train(spec, folder, prepare, console, started)
 

@@ -38,6 +38,7 @@ NEUTRAL = {
         "deterministic",
         "log_every_n_steps",
         "enable_progress_bar",
+        "timeout_s",
         "fast_dev_run",  # a test of a few batches, which leaves no record
     },
 }

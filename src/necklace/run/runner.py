@@ -3,16 +3,14 @@
 import os
 import shlex
 import time
-import traceback
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
-import pytorch_lightning as pl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 
 from necklace.build import datamodule_of, facts_of
@@ -23,10 +21,11 @@ from necklace.options.errors import OptionError
 from necklace.options.trainer import trainer_problems
 from necklace.record import SCHEMA, Record, pack_bits
 from necklace.run.checks import check_room
-from necklace.run.conditions import quiet_lightning, rank, versions
+from necklace.run.conditions import quiet_lightning, set_threads, versions
 from necklace.run.fit import asked_monitor, fit, task_of
 from necklace.run.folder import RunFolder, check_writable
 from necklace.run.loggers import RunLoggers, check_loggers
+from necklace.run.ranks import Ranks
 from necklace.run.smoke import smoke_test
 from necklace.spec import RunSpec, run_spec, said_of
 
@@ -94,54 +93,56 @@ def run(spec: RunSpec, interactive: bool = True) -> Record:
     rerun, trainer = spec.resolved["rerun"], spec.resolved["trainer"]
     if problems := trainer_problems(trainer, spec.resolved["epochs"], spec.resolved["optimizer"]):
         raise OptionError("\n".join(problems))
+    set_threads()
+    ranks = Ranks(trainer)
+    console = Console(soft_wrap=True, highlight=False, quiet=ranks.rank != 0)
+    if ranks.rank:
+        return _follow(spec, ranks, console, started)
     folder = RunFolder.of(spec)
-    console = Console(soft_wrap=True, highlight=False, quiet=rank(trainer) != 0)
-    # Lightning starts the other ranks of a group as this same command; the first holds the run and has made room by then.
-    if rank(trainer):
-        return _train(spec, folder, lambda: None, console, started)
-    check_writable(spec.root)
-    with folder.held(console.print if interactive else None):
+    with ranks.leading():
+        check_writable(spec.root)
+        with folder.held(console.print if interactive else None):
+            record = folder.record()
+            stale = record is not None and record.code != spec.code
+            again = rerun is True or (rerun == "stale" and stale)
+            if record and not again:
+                note = " STALE: the code has changed since." if stale else ""
+                shown = _shown(record.metrics)
+                console.print(f"This run exists: [bold]{folder.path}[/] ({shown}).{note} rerun=true trains it again.")
+                ranks.found(folder)
+                return record
+            if not (interactive or again) and rerun != "failed" and folder.failed_path.exists():
+                raise RunFailedBefore(f"{folder.path}: has failed; rerun=failed tries again")
+            check_loggers(spec)
+
+            def prepare() -> None:
+                if again:
+                    folder.supersede()
+                folder.prepare(spec, console.print)
+                ranks.train(folder, folder.last if folder.last.exists() else None)
+
+            return _train(spec, folder, prepare, ranks, console, started)
+
+
+def _follow(spec: RunSpec, ranks: Ranks, console: Console, started: float) -> Record:
+    """Do what the first rank has decided: train with it, or return the record that it has found."""
+    with closing(ranks):
+        folder, is_trained = ranks.told()
+        if is_trained:
+            return _train(spec, folder, lambda: None, ranks, console, started)
         record = folder.record()
-        stale = record is not None and record.code != spec.code
-        again = rerun is True or (rerun == "stale" and stale)
-        if record and not again:
-            note = " STALE: the code has changed since." if stale else ""
-            shown = _shown(record.metrics)
-            console.print(f"This run exists: [bold]{folder.path}[/] ({shown}).{note} rerun=true trains it again.")
-            return record
-        if not (interactive or again) and rerun != "failed" and folder.failed_path.exists():
-            raise RunFailedBefore(f"{folder.path}: has failed; rerun=failed tries again")
-        check_loggers(spec)
-
-        def prepare() -> None:
-            if again:
-                folder.supersede()
-            folder.prepare(spec, console.print)
-
-        return _train(spec, folder, prepare, console, started)
+        assert record is not None
+        return record
 
 
-class _Begun(Callback):
-    """Knows whether the run has begun to train.
-
-    Attributes:
-        steps: Whether a step has begun.
-    """
-
-    steps = False
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remember it."""
-        self.steps = True
-
-
-def _train(spec: RunSpec, folder: RunFolder, prepare: Callable[[], None], console: Console, started: float) -> Record:
+def _train(
+    spec: RunSpec, folder: RunFolder, prepare: Callable[[], None], ranks: Ranks, console: Console, started: float
+) -> Record:
     """Train, and leave the record behind; or FAILED where training raises, or nothing where it could not begin."""
     console.print(f"[bold]{folder.path}[/]")
     loggers = RunLoggers(spec, folder.path)
     finished: Record | None = None
-    begun = _Begun()
-    is_first = rank(spec.resolved["trainer"]) == 0
+    is_first = ranks.rank == 0
     refused = prepared = False
 
     try:
@@ -153,8 +154,9 @@ def _train(spec: RunSpec, folder: RunFolder, prepare: Callable[[], None], consol
             if is_first:
                 check_room(spec.root, task.model)
             prepare()
-            prepared, begun.steps = True, folder.last.exists()
-            fitted = fit(spec, data, task, folder, lambda: is_first and loggers.open(), begun, console)
+            prepared = True
+            fitted = fit(spec, data, task, folder, lambda: is_first and loggers.open(), ranks, console)
+        ranks.done()
         record = _record(spec, folder, fitted, time.perf_counter() - started)
         if is_first:
             folder.finish(record)
@@ -164,11 +166,15 @@ def _train(spec: RunSpec, folder: RunFolder, prepare: Callable[[], None], consol
         if spec.resolved["callbacks"]["pictures"] and is_first:
             _draw(folder, console)
     except Exception as error:
-        refused = not begun.steps
+        cause = ranks.failed(error, words_of(error))
+        refused = not ranks.begun.steps and cause.kind == "raised"
         if refused:
-            raise RunRefused(words_of(error)) from error
-        folder.mark_failed(traceback.format_exc())
-        raise RunFailed(f"{words_of(error)}\nFAILED; the traceback is in {folder.failed_path}") from error
+            raise RunRefused(cause.words) from error
+        folder.mark_failed(cause.text)
+        raise RunFailed(f"{cause.words}\nFAILED; the traceback is in {folder.failed_path}") from error
+    except BaseException:
+        ranks.stopped()
+        raise
     finally:
         say = (lambda line: None) if refused else (lambda line: console.print(line, markup=False))
         loggers.close(finished, folder.best, folder.pictures, say)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 POLL_S = 0.05
@@ -67,7 +67,7 @@ class Meeting:
         except RuntimeError as error:
             place = f"{os.environ['MASTER_ADDR']}:{port}"
             raise RanksLost(f"rank {rank} of {size} cannot meet the others at {place}: {error}") from error
-        self.store: Any = dist.PrefixStore("necklace", store)
+        self.store: Any = PrefixStore("necklace", store)
 
     def tell(self, decision: Decision) -> None:
         """Tell the others, as the first rank; if they have nothing to do, wait until they know, since this process may end."""

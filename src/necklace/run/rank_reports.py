@@ -23,8 +23,12 @@ State = Literal["training", "raised", "broken", "stopped", "silent"]
 thread did not react while another rank was in trouble."""
 
 # Errors of torch.distributed that say that another rank is in trouble, not what the trouble is.
-_LOST = re.compile(r"gloo|nccl|c10d|ProcessGroup|TCPStore|Dist(Network|Backend|Store)Error|RanksLost|closed by peer", re.I)
-_LATE = re.compile(r"timed out|timeout", re.I)
+_LOST = re.compile(
+    r"gloo|nccl|c10d|ProcessGroup|TCPStore|Dist(Network|Backend|Store)Error|RanksLost"
+    r"|closed by peer|pair closure|Timed out waiting",
+    re.IGNORECASE,
+)
+_LATE = re.compile(r"timed out|timeout", re.IGNORECASE)
 # Where a thread stands that waits for other ranks.
 _WAITING = re.compile(r"[/\\]torch[/\\](distributed|autograd)[/\\]")
 

@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+from torch.distributed.distributed_c10d import PrefixStore
 
 from necklace.run.conditions import group_size, is_single, rank, set_threads, started_outside
 from necklace.run.folder import RunFolder
@@ -58,10 +59,9 @@ class Ranks:
         self._timeout_s = float(trainer.get("timeout_s") or TIMEOUT_S)
         self._single, self._outside = is_single(trainer), started_outside(trainer)
         self._size = group_size(trainer) if self._outside else 1
-        if str(trainer.get("num_nodes") or 1) != "1" and not self._outside:
-            raise ValueError(
-                f"trainer.num_nodes={trainer['num_nodes']}: start one process for each device, by srun or torchrun"
-            )
+        nodes = str(trainer.get("num_nodes") or 1)
+        if nodes != "1" and not self._outside:
+            raise ValueError(f"trainer.num_nodes={nodes}: start a process for each device of each node, by srun or torchrun")
         self._meeting: Meeting | None = None
         self._folder: RunFolder | None = None
         self._decision: Decision | None = None
@@ -149,7 +149,7 @@ class Ranks:
             torch.cuda.set_device(device)
         dist.init_process_group(
             strategy._get_process_group_backend(),
-            store=dist.PrefixStore("group", self._meeting.store),
+            store=PrefixStore("group", self._meeting.store),
             rank=self.rank,
             world_size=size,
             timeout=timedelta(seconds=self._timeout_s),

@@ -38,7 +38,7 @@ def stumble(self, trainer, pl_module, batch, batch_idx):
 History.on_train_batch_start = stumble
 train.start()
 """
-TIMEOUT = ["trainer.timeout_s=4"]
+TIMEOUT = ["trainer.timeout_s=3"]
 
 
 @pytest.fixture
@@ -96,17 +96,16 @@ def test_all_ranks_find_the_finished_run(script: Path) -> None:
         (1, "raise", "OSError: unplugged (rank 1 of 2)"),
         (0, "SIGKILL", "rank 0 of 2 is gone without a word: killed (signal 9"),
         (1, "SIGKILL", "rank 1 of 2 is gone without a word: killed (signal 9"),
-        (0, "hang", "rank 0 of 2 did not answer for 4 s (trainer.timeout_s)"),
-        (1, "hang", "rank 1 of 2 did not answer for 4 s (trainer.timeout_s)"),
-        (1, "SIGSTOP", "rank 1 of 2 did not answer for 4 s (trainer.timeout_s)"),
+        (0, "hang", "rank 0 of 2 did not answer for 3 s (trainer.timeout_s)"),
+        (1, "hang", "rank 1 of 2 did not answer for 3 s (trainer.timeout_s)"),
+        (0, "SIGSTOP", "rank 0 of 2 did not answer for 3 s (trainer.timeout_s)"),
     ],
 )
 def test_a_failed_rank_is_named_with_its_cause_and_the_next_run_is_clean(script: Path, rank: int, how: str, cause: str) -> None:
     (script.parent / f"trouble-{rank}").write_text(how)
     began = time.monotonic()
     results = together(script, *TIMEOUT)
-    assert time.monotonic() - began < 30
-    print(time.monotonic() - began, results)
+    assert time.monotonic() - began < 60
     folder = folder_of(script)
     assert (folder.failure() or "").startswith(cause)
     assert {each.returncode for each in results} <= {1, -signal.SIGKILL}
@@ -118,3 +117,24 @@ def test_a_failed_rank_is_named_with_its_cause_and_the_next_run_is_clean(script:
     record = read_record(folder.record_path)
     assert (record.resumed, record.epochs) == (1, 2)
     assert not folder.failed_path.exists()
+
+
+def test_a_rank_that_is_stopped_is_no_failure(script: Path) -> None:
+    (script.parent / "trouble-1").write_text("SIGTERM")
+    first, second = together(script)
+    assert (first.returncode, second.returncode) == (130, 143)
+    folder = folder_of(script)
+    assert not folder.failed_path.exists()
+    assert [each.returncode for each in together(script)] == [0, 0]
+    assert read_record(folder.record_path).resumed == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"), [("batch_size=0", "batch_size=0: must be"), ("data.source.train=3", "data.source.train=3")]
+)
+def test_what_cannot_begin_is_said_once(script: Path, wrong: str, words: str) -> None:
+    first, second = together(script, wrong)
+    assert (first.returncode, second.returncode) == (1, 1)
+    assert words in first.stderr
+    assert second.stdout == second.stderr == ""
+    assert not list(script.parent.glob("outputs/runs/[!.]*"))

@@ -164,5 +164,6 @@ def _finish(ended: _Running) -> JobReturn:
     """Close a job that has ended and release its slot; gives its result."""
     how = ended.process.close()
     release(ended.locks)
-    words = f"the process of the run [{' '.join(ended.job.overrides)}] {how}"
+    which = f"rank 0 of {ended.job.processes}, " if ended.job.processes > 1 else ""
+    words = f"{which}the process of the run [{' '.join(ended.job.overrides)}] {how}"
     return ended.process.result or failed(ended.job.overrides, RuntimeError(words))

@@ -140,7 +140,7 @@ def trainer_of(spec: "RunSpec", root: Path, callbacks: list[Any], loggers: Any) 
     hide_absent_gpus()
     # Filling every fresh tensor with NaN, which comes with deterministic algorithms, costs a quarter of the time on a CPU.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
-    options: dict[str, Any] = {name: value for name, value in spec.resolved["trainer"].items() if name not in OWN}
+    options: Any = {name: value for name, value in spec.resolved["trainer"].items() if name not in OWN}
     return pl.Trainer(
         **{"enable_progress_bar": any(isinstance(each, Bar) for each in callbacks)} | options,
         max_epochs=spec.resolved["epochs"],

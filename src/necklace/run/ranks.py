@@ -240,8 +240,9 @@ class Ranks:
         while True:
             found = self._reports.read()
             lower = [each for each in found.values() if each.rank < self.rank and not each.is_gone()]
-            if self.rank not in found or any(each.state != "training" for each in lower):
-                return False  # a lower one says it, or has done so and cleared the folder
+            mine = found.get(self.rank)
+            if mine is None or mine.pid != os.getpid() or any(each.state != "training" for each in lower):
+                return False  # a lower one says it; or has done so, and the folder is cleared or another try's
             if not lower or time.monotonic() > deadline:
                 return not lower or any(each.is_late for each in found.values())
             time.sleep(POLL_S)

@@ -54,15 +54,22 @@ def run_composed(config: DictConfig, interactive: bool = True) -> Record | None:
     given = overrides if interactive and int(os.environ.get("LOCAL_RANK", "0")) == 0 else []
     check_options(config, choices, given)
     plain = resolved(config)
-    facts = facts_of(plain)
-    check_split_options(facts.digest, facts.own_val, given)
-    composer = Composer(GlobalHydra.instance().config_loader(), str(hydra_config.job.config_name))
-    said = said_of(config, plain, choices, composer, [*hydra_config.overrides.hydra, *overrides])
-    spec = run_spec(plain, choices, overrides, said)
+
+    def spec_composed() -> RunSpec:
+        facts = facts_of(plain)
+        check_split_options(facts.digest, facts.own_val, given)
+        composer = Composer(GlobalHydra.instance().config_loader(), str(hydra_config.job.config_name))
+        said = said_of(config, plain, choices, composer, [*hydra_config.overrides.hydra, *overrides])
+        return run_spec(plain, choices, overrides, said)
+
     if plain["trainer"].get("fast_dev_run"):
-        smoke_test(spec)
+        smoke_test(spec_composed())
         return None
-    return run(spec, interactive)
+    ranks = Ranks(plain["trainer"])
+    if ranks.rank:
+        return _follow(spec_composed, ranks)
+    with ranks.leading():
+        return _lead(spec_composed(), ranks, interactive)
 
 
 def val_metric(record: Record) -> float:
@@ -88,51 +95,61 @@ def run(spec: RunSpec, interactive: bool = True) -> Record:
         RunFailed: Training failed; the folder holds FAILED with the traceback.
         ValueError: The config asks for what cannot be.
     """
+    ranks = Ranks(spec.resolved["trainer"])
+    if ranks.rank:
+        return _follow(lambda: spec, ranks)
+    with ranks.leading():
+        return _lead(spec, ranks, interactive)
+
+
+def _lead(spec: RunSpec, ranks: Ranks, interactive: bool) -> Record:
+    """`run`, as the first of its ranks."""
     started = time.perf_counter()
     git_state()  # now: a commit made while this trains is not what it trains with; nor is an edit
     rerun, trainer = spec.resolved["rerun"], spec.resolved["trainer"]
     if problems := trainer_problems(trainer, spec.resolved["epochs"], spec.resolved["optimizer"]):
         raise OptionError("\n".join(problems))
     set_threads()
-    ranks = Ranks(trainer)
-    console = Console(soft_wrap=True, highlight=False, quiet=ranks.rank != 0)
-    if ranks.rank:
-        return _follow(spec, ranks, console, started)
-    folder = RunFolder.of(spec)
-    with ranks.leading():
-        check_writable(spec.root)
-        with folder.held(console.print if interactive else None):
-            record = folder.record()
-            stale = record is not None and record.code != spec.code
-            again = rerun is True or (rerun == "stale" and stale)
-            if record and not again:
-                note = " STALE: the code has changed since." if stale else ""
-                shown = _shown(record.metrics)
-                console.print(f"This run exists: [bold]{folder.path}[/] ({shown}).{note} rerun=true trains it again.")
-                ranks.found(folder)
-                return record
-            if not (interactive or again) and rerun != "failed" and folder.failed_path.exists():
-                raise RunFailedBefore(f"{folder.path}: has failed; rerun=failed tries again")
-            check_loggers(spec)
+    folder, console = RunFolder.of(spec), Console(soft_wrap=True, highlight=False)
+    check_writable(spec.root)
+    with folder.held(console.print if interactive else None):
+        record = folder.record()
+        stale = record is not None and record.code != spec.code
+        again = rerun is True or (rerun == "stale" and stale)
+        if record and not again:
+            note = " STALE: the code has changed since." if stale else ""
+            shown = _shown(record.metrics)
+            console.print(f"This run exists: [bold]{folder.path}[/] ({shown}).{note} rerun=true trains it again.")
+            ranks.found(folder)
+            return record
+        if not (interactive or again) and rerun != "failed" and folder.failed_path.exists():
+            raise RunFailedBefore(f"{folder.path}: has failed; rerun=failed tries again")
+        check_loggers(spec)
 
-            def prepare() -> None:
-                if again:
-                    folder.supersede()
-                folder.prepare(spec, console.print)
-                ranks.train(folder, folder.last if folder.last.exists() else None)
+        def prepare() -> None:
+            if again:
+                folder.supersede()
+            folder.prepare(spec, console.print)
+            ranks.train(folder, folder.last if folder.last.exists() else None)
 
-            return _train(spec, folder, prepare, ranks, console, started)
+        return _train(spec, folder, prepare, ranks, console, started)
 
 
-def _follow(spec: RunSpec, ranks: Ranks, console: Console, started: float) -> Record:
-    """Do what the first rank has decided: train with it, or return the record that it has found."""
+def _follow(make_spec: Callable[[], RunSpec], ranks: Ranks) -> Record:
+    """Do what the first rank has decided: train with it, or give the record that it has found."""
+    started = time.perf_counter()
     with closing(ranks):
         folder, is_trained = ranks.told()
-        if is_trained:
-            return _train(spec, folder, lambda: None, ranks, console, started)
-        record = folder.record()
-        assert record is not None
-        return record
+        if not is_trained:
+            record = folder.record()
+            assert record is not None
+            return record
+        set_threads()
+        try:
+            spec = make_spec()
+        except Exception as error:
+            raise RunRefused(ranks.failed(error, words_of(error)).words) from error
+        return _train(spec, folder, lambda: None, ranks, Console(quiet=True), started)
 
 
 def _train(

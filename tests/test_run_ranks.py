@@ -14,6 +14,8 @@ from tests.conftest import SMALL
 from tests.test_cli_train import environment
 from tests.warm import WarmProcess
 
+pytestmark = pytest.mark.slow
+
 # `necklace train` where a rank meets its trouble, once, when it is in its second epoch: what is in the file trouble-RANK.
 SCRIPT = """
 import os, signal, sys, time
@@ -38,6 +40,7 @@ def stumble(self, trainer, pl_module, batch, batch_idx):
 History.on_train_batch_start = stumble
 train.start()
 """
+# For those that hang; a machine that is busy with other tests may take its time for a step.
 TIMEOUT = ["trainer.timeout_s=3"]
 
 
@@ -104,7 +107,7 @@ def test_all_ranks_find_the_finished_run(script: Path) -> None:
 def test_a_failed_rank_is_named_with_its_cause_and_the_next_run_is_clean(script: Path, rank: int, how: str, cause: str) -> None:
     (script.parent / f"trouble-{rank}").write_text(how)
     began = time.monotonic()
-    results = together(script, *TIMEOUT)
+    results = together(script, *(TIMEOUT if how in ("hang", "SIGSTOP") else ()))
     assert time.monotonic() - began < 60
     folder = folder_of(script)
     assert (folder.failure() or "").startswith(cause)
@@ -112,7 +115,7 @@ def test_a_failed_rank_is_named_with_its_cause_and_the_next_run_is_clean(script:
     assert sum(each.stderr.count("error: ") for each in results) == 1
     if how == "hang":
         assert "in stumble" in folder.failed_path.read_text()
-    results = together(script, *TIMEOUT)
+    results = together(script)
     assert [each.returncode for each in results] == [0, 0], results
     record = read_record(folder.record_path)
     assert (record.resumed, record.epochs) == (1, 2)
@@ -120,9 +123,9 @@ def test_a_failed_rank_is_named_with_its_cause_and_the_next_run_is_clean(script:
 
 
 def test_a_rank_that_is_stopped_is_no_failure(script: Path) -> None:
-    (script.parent / "trouble-1").write_text("SIGTERM")
+    (script.parent / "trouble-1").write_text("SIGINT")
     first, second = together(script)
-    assert (first.returncode, second.returncode) == (130, 143)
+    assert (first.returncode, second.returncode) == (130, 130)
     folder = folder_of(script)
     assert not folder.failed_path.exists()
     assert [each.returncode for each in together(script)] == [0, 0]

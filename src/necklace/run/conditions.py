@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm", "hydra-core", "wandb", "numpy")
@@ -101,11 +103,13 @@ def rank(trainer: dict[str, Any]) -> int:
     return found
 
 
-def cluster(trainer: dict[str, Any]) -> list[Any]:
-    """Lightning's plugin for where a run's processes come from; none where it finds that out by itself."""
-    return (
-        [] if not is_single(trainer) and (dist.is_torchelastic_launched() or _is_slurm(trainer)) else [LightningEnvironment()]
-    )
+def cluster(trainer: dict[str, Any]) -> ClusterEnvironment:
+    """Lightning's plugin for where a run's processes come from; by itself it would take any job of SLURM for the run's."""
+    if is_single(trainer) or not started_outside(trainer):
+        return LightningEnvironment()
+    if dist.is_torchelastic_launched():
+        return TorchElasticEnvironment()
+    return SLURMEnvironment(auto_requeue=False) if _is_slurm(trainer) else LightningEnvironment()
 
 
 def set_threads(processes: int = 1) -> None:

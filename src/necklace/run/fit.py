@@ -146,7 +146,7 @@ def trainer_of(spec: "RunSpec", root: Path, callbacks: list[Any], loggers: Any) 
         max_epochs=spec.resolved["epochs"],
         logger=loggers,
         callbacks=callbacks,
-        plugins=[WholeCheckpointIO(), *cluster(options)],
+        plugins=[WholeCheckpointIO(), cluster(options)],
         default_root_dir=root,
         num_sanity_val_steps=0,
         enable_model_summary=False,

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
+from torch.distributed import TCPStore
 from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
 
 POLL_S = 0.05
 # What a rank may take to come, beside trainer.timeout_s and what this one took: imports alone take seconds.
@@ -55,18 +55,18 @@ class Meeting:
     def __init__(self, rank: int, size: int, timeout_s: float) -> None:
         self._rank, self.size = rank, size
         self._seconds, self._born = max(START_S, timeout_s), time.monotonic()
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        port = os.environ.get("MASTER_PORT")
+        address, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), os.environ.get("MASTER_PORT")
         if size < 2 or port is None:
             raise RanksLost(
                 f"trainer.devices: this process is rank {rank} of a run of several, and WORLD_SIZE={size or 'none'}, "
                 f"MASTER_PORT={port or 'none'} do not say where to meet them; start all by torchrun or srun, or one alone"
             )
-        try:
-            store, _, _ = next(rendezvous("env://", rank, size, timeout=timedelta(seconds=self._seconds)))
+        holds = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # where it is True, torchrun does
+        wait = timedelta(seconds=self._seconds)
+        try:  # without waiting for all: one of them may have ended by now
+            store = TCPStore(address, int(port), size, holds, timeout=wait, wait_for_workers=False, multi_tenant=True)
         except RuntimeError as error:
-            place = f"{os.environ['MASTER_ADDR']}:{port}"
-            raise RanksLost(f"rank {rank} of {size} cannot meet the others at {place}: {error}") from error
+            raise RanksLost(f"rank {rank} of {size} cannot meet the others at {address}:{port}: {error}") from error
         self.store: Any = PrefixStore("necklace", store)
 
     def tell(self, decision: Decision) -> None:

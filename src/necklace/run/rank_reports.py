@@ -159,7 +159,8 @@ def cause_of(reports: Mapping[int, Report], size: int, timeout_s: float, codes: 
     silent = [each for each in reports.values() if each.state in ("training", "silent")]
     if any(each.is_late for each in reports.values()):
         absent = [rank for rank in range(size) if rank not in reports]
-        return _late([each for each in silent if not each.waits] or silent, absent, size, timeout_s)
+        hanging = [each for each in silent if not each.waits]
+        return _late(hanging if hanging or absent else silent, absent, size, timeout_s)
     if quiet:  # on another machine
         words = "; ".join(f"rank {each.rank} of {size} {_ended(None)}" for each in quiet)
         return Cause("lost", words, f"{words}\n")

@@ -15,22 +15,22 @@ def place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("place")
-def test_all_are_told_the_same_and_wait_for_each_other() -> None:
-    decisions = [Decision("train", "outputs/runs/one", "outputs/runs/one/checkpoints/last.ckpt"), Decision("end")]
-
-    def walk(rank: int) -> tuple[Meeting, Decision]:  # the store goes with the first one's
+@pytest.mark.parametrize("decision", [Decision("train", "outputs/runs/one", "last.ckpt"), Decision("found"), Decision("end")])
+def test_all_are_told_the_same_and_wait_for_each_other(decision: Decision) -> None:
+    def walk(rank: int) -> tuple[Meeting, Decision, list[int]]:  # the store goes with the first one's
         meeting = Meeting(rank, 3, 1.0)
+        unheard = []
         if rank == 0:
-            meeting.tell(decisions[0])
-            meeting.tell(decisions[1])  # waits until both have heard the first one
+            meeting.tell(decision)
+            unheard = meeting.absent("heard", 0.0)
         told = meeting.told()
         meeting.arrive(lambda: False)
-        assert meeting.absent("here", 0.0) == []
-        return meeting, told
+        return meeting, told, unheard
 
     with ThreadPoolExecutor(3) as threads:
         found = list(threads.map(walk, range(3)))
-    assert [told for _, told in found] == [decisions[1], decisions[0], decisions[0]]
+    assert [told for _, told, _ in found] == [decision] * 3
+    assert decision.action == "train" or not found[0][2]
 
 
 @pytest.mark.usefixtures("place")

@@ -17,7 +17,7 @@ POLL_S = 0.25
 # How long the main thread has to react by itself, so that it can end in good order: where another rank has lost the connection,
 # and where one has waited for too long, so that this one hangs.
 GRACE_S = 20.0
-LATE_S = 3.0
+LATE_S = 2.0
 TROUBLE: tuple[State, ...] = ("raised", "broken", "stopped")
 
 

@@ -177,9 +177,9 @@ class Ranks:
             return Cause("raised", words, trace)
         state = state_of(error)
         self._watch.say(state, words, trace)
-        if self.rank and not self._leads():
-            sys.exit(1)
         deadline = time.monotonic() + PATIENCE_S
+        if self.rank and not self._leads(deadline):
+            sys.exit(1)
         while state == "broken" and time.monotonic() < deadline and not self._all_said():
             time.sleep(POLL_S)
         cause = self._cause()
@@ -234,9 +234,8 @@ class Ranks:
         others = {number for number in range(self._size) if number != self.rank}
         return not (others & quiet) - set(self._codes()) and others <= {*found, *self._codes()}
 
-    def _leads(self) -> bool:
+    def _leads(self, deadline: float) -> bool:
         """Whether it is for this rank to say why the run failed: all lower ones are gone, or do not react."""
-        deadline = time.monotonic() + PATIENCE_S
         while True:
             found = self._reports.read()
             lower = [each for each in found.values() if each.rank < self.rank and not each.is_gone()]

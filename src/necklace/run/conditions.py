@@ -143,9 +143,9 @@ def _is_step() -> bool:
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Keep Lightning's advertisements off the screen, and its warnings about what is meant to be so or cannot be helped."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("pytorch_lightning", "lightning_fabric"))}
+    for logger in levels:
+        logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # Lightning's own call
         warnings.filterwarnings("ignore", message=r"The number of training batches .* logging interval")  # epochs are logged
@@ -153,6 +153,7 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=r".*could not find the monitored key")  # val may be skipped in an epoch
         warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # a resumed run's
         warnings.filterwarnings("ignore", message=r"The `srun` command is available")  # a login node's, for no run of ours
+        warnings.filterwarnings("ignore", message=r"Grad strides do not match bucket view")  # DDP, of an axis with one entry
         try:
             yield
         except SystemExit as end:  # which Lightning makes of Ctrl-C
@@ -160,4 +161,5 @@ def quiet_lightning() -> Iterator[None]:
                 raise KeyboardInterrupt from None
             raise
         finally:
-            logger.setLevel(level)
+            for logger, level in levels.items():
+                logger.setLevel(level)

@@ -29,6 +29,7 @@ def test_identity_is_what_changes_the_result_and_nothing_else() -> None:
         "study=other",
         "rerun=true",
         "trainer.devices=2",
+        "trainer.timeout_s=5",
         "trainer.accelerator=gpu",
         "+trainer.enable_progress_bar=false",
     ):

@@ -59,7 +59,7 @@ class Meeting:
         if size < 2 or port is None:
             raise RanksLost(
                 f"trainer.devices: this process is rank {rank} of a run of several, and WORLD_SIZE={size or 'none'}, "
-                f"MASTER_PORT={port or 'none'} do not say where to meet them; start all by torchrun or srun, or unset LOCAL_RANK"
+                f"MASTER_PORT={port or 'none'} do not say where to meet; start all by torchrun or srun, or unset LOCAL_RANK"
             )
         holds = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # where it is True, torchrun does
         wait = timedelta(seconds=self._seconds)

@@ -33,7 +33,7 @@ from necklace.run.rank_watch import POLL_S, RankWatch
 
 TIMEOUT_S = 600.0
 # How long a rank that has lost the others waits for one of them to say why, or to say that it will.
-PATIENCE_S = 5.0
+PATIENCE_S = 4.0
 # The variables by which Lightning tells the processes that it starts of each other.
 VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
@@ -184,6 +184,7 @@ class Ranks:
             time.sleep(POLL_S)
         cause = self._cause()
         self._kill()
+        self._joined = False  # a group with a broken connection cannot be left in good order
         if cause.kind == "stopped":
             raise KeyboardInterrupt from error
         return cause
@@ -196,10 +197,10 @@ class Ranks:
     def close(self) -> None:
         """Leave the group, and the environment as it was."""
         self.done()
-        if self._joined:
-            if dist.is_initialized():
-                with suppress(RuntimeError):
-                    dist.destroy_process_group()
+        if self._joined and dist.is_initialized():
+            with suppress(RuntimeError):
+                dist.destroy_process_group()
+        if self._started or self._joined:
             for name, value in self._environment.items():
                 os.environ.pop(name, None)
                 if value is not None:
@@ -238,12 +239,12 @@ class Ranks:
         """Whether it is for this rank to say why the run failed: all lower ones are gone, or do not react."""
         while True:
             found = self._reports.read()
-            lower = [each for each in found.values() if each.rank < self.rank and not each.is_gone()]
-            mine = found.get(self.rank)
+            mine, lower = found.get(self.rank), [each for each in found.values() if each.rank < self.rank]
             if mine is None or mine.pid != os.getpid() or any(each.state != "training" for each in lower):
                 return False  # a lower one says it; or has done so, and the folder is cleared or another try's
-            if not lower or time.monotonic() > deadline:
-                return not lower or any(each.is_late for each in found.values())
+            quiet = [each for each in lower if not each.is_gone()]
+            if not quiet or time.monotonic() > deadline:
+                return not quiet or any(each.is_late for each in found.values())
             time.sleep(POLL_S)
 
     def _cause(self) -> Cause:
@@ -251,8 +252,8 @@ class Ranks:
 
     def _end(self) -> None:
         """End this process, whose main thread does not react to the end of another rank, from the thread that watches."""
-        lower = [each for each in self._reports.read().values() if each.rank < self.rank and not each.is_gone()]
-        if not lower and self._folder is not None:
+        assert self._folder is not None
+        if self._leads(time.monotonic()):
             cause = self._cause()
             if cause.kind != "stopped":
                 with suppress(OSError):
@@ -262,11 +263,12 @@ class Ranks:
         os._exit(1)
 
     def _kill(self) -> None:
-        """End the other ranks on this machine: they have failed, or wait for one that has."""
+        """End the ranks that this one has started, and those on this machine that hang; others end by themselves."""
         for process in self._started:
             process.kill()
             process.wait()
-        for each in self._reports.read().values():
+        found = self._reports.read()
+        for each in found.values() if any(each.is_late for each in found.values()) else ():
             hangs = each.rank != self.rank and each.state in ("training", "silent") and each.host == here()
             if hangs and not each.is_gone():
                 with suppress(OSError):

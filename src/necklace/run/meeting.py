@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from torch.distributed.distributed_c10d import PrefixStore, TCPStore
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.distributed_c10d import PrefixStore
 
 POLL_S = 0.05
 # What a rank may take to come, beside trainer.timeout_s and what this one took: imports alone take seconds.

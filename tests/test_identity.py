@@ -30,6 +30,7 @@ def test_identity_is_what_changes_the_result_and_nothing_else() -> None:
         "rerun=true",
         "trainer={devices: 2, sync_batchnorm: true}",
         "+trainer.sync_batchnorm=true",
+        "trainer.timeout_s=5",
         "trainer.accelerator=gpu",
         "+trainer.enable_progress_bar=false",
     ):

@@ -3,13 +3,13 @@ import inspect
 import pytest
 import pytorch_lightning as pl
 
-from necklace.options.trainer import ALLOWED, SET_BY_THE_RUN, trainer_kinds, trainer_problems
+from necklace.options.trainer import ALLOWED, OWN, SET_BY_THE_RUN, trainer_kinds, trainer_problems
 
 
 def test_every_argument_of_the_trainer_has_its_place() -> None:
     """With a new version of Lightning, a new argument has to be thought of."""
     known = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"}
-    assert set(SET_BY_THE_RUN) | set(trainer_kinds()) == known
+    assert set(SET_BY_THE_RUN) | set(trainer_kinds()) == known | set(OWN)
     assert set(ALLOWED) <= set(trainer_kinds())
     untold = {name for name, kind in trainer_kinds().items() if kind is None}
     assert untold <= ALLOWED.keys() | {"check_val_every_n_epoch"}

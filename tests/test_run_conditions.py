@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from necklace.record import Record
-from necklace.run.conditions import precision_note
+from necklace.run.conditions import cluster, group_size, precision_note, rank, set_threads, started_outside
 from necklace.tasks import Classification, Task
 
 
@@ -54,3 +54,62 @@ def test_a_run_in_bf16_has_losses_metrics_and_gates_of_full_precision(
     assert half.gates is not None
     assert full.gates is not None
     assert half.gates.keys() == full.gates.keys()
+
+
+TASK = {"SLURM_JOB_ID": "4711", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
+STEP = TASK | {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NODELIST": "127.0.0.1"}
+RANKS = {"LOCAL_RANK": "1", "WORLD_SIZE": "2"}
+TORCHRUN = RANKS | {"RANK": "1", "TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices", "expected"),
+    [
+        ({}, 2, (False, 0, "Lightning")),
+        (TASK, 2, (False, 0, "Lightning")),  # a batch script, whose process starts the other ranks
+        (STEP | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, 2, (False, 0, "Lightning")),
+        (STEP, 2, (True, 1, "SLURM")),
+        (STEP | RANKS, 2, (True, 1, "Lightning")),
+        (RANKS, 2, (True, 1, "Lightning")),
+        (TORCHRUN, 2, (True, 1, "TorchElastic")),
+        (STEP | TORCHRUN, "auto", (True, 1, "TorchElastic")),
+        (STEP | TORCHRUN, 1, (False, 0, "Lightning")),  # a run of one process, whoever started that
+    ],
+)
+def test_who_started_the_ranks_is_seen(
+    environment: dict[str, str], devices: int | str, expected: tuple[bool, int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")  # so that they are put back
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    trainer = {"devices": devices}
+    found = type(cluster(trainer)).__name__.removesuffix("Environment")
+    assert (started_outside(trainer), rank(trainer), found) == expected
+    if expected[0]:
+        assert group_size(trainer) == 2
+    rank({"devices": 1})
+
+
+def test_threads_follow_the_cores_of_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "6")
+    try:
+        set_threads()
+        assert torch.get_num_threads() == before
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        set_threads()
+        assert torch.get_num_threads() == 6
+        set_threads(2)
+        assert torch.get_num_threads() == 3  # of the ranks that this task has started
+        for name, value in STEP.items():
+            monkeypatch.setenv(name, value)
+        set_threads(2)
+        assert torch.get_num_threads() == 6
+        monkeypatch.delenv("SLURM_CPUS_PER_TASK")
+        set_threads()
+        assert torch.get_num_threads() == 6
+    finally:
+        torch.set_num_threads(before)

@@ -40,6 +40,7 @@ NEUTRAL = {
         "deterministic",
         "log_every_n_steps",
         "enable_progress_bar",
+        "timeout_s",
         "fast_dev_run",  # a test of a few batches, which leaves no record
         "sync_batchnorm",  # with it the number of processes makes no difference; without, `_processes` counts
     },

@@ -89,6 +89,8 @@ def checking() -> Iterator[None]:
             given = overrides if int(os.environ.get("LOCAL_RANK", "0")) == 0 else []
             check_options(config, choices, given, before_trial=lambda: _import_run(config))
         except (OptionError, ValueError) as error:
+            if _is_said(config):
+                sys.exit(1)
             raise Stop(_shown(str(error))) from error
 
     def explain(composer: Composer, overrides: Sequence[str], error: Exception) -> str:
@@ -108,6 +110,15 @@ def _import_run(config: DictConfig) -> None:
 
         if "wandb" in (config.get("logger") or ()):
             import necklace.tracking.wandb_logger  # noqa: F401
+
+
+def _is_said(config: DictConfig) -> bool:
+    """Whether the first of the run's processes says what is wrong with the config: all of them find it out."""
+    if str(config.trainer.get("devices", 1)) == "1":
+        return False
+    from necklace.run.conditions import rank
+
+    return rank(dict(config.trainer)) > 0
 
 
 def _shown(problems: str) -> str:

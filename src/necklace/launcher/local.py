@@ -165,7 +165,8 @@ def _finish(ended: _Running) -> JobReturn:
     """Close a job that has ended and release its slot; gives its result."""
     how = ended.process.close()
     release(ended.locks)
-    words = f"the process of the run [{' '.join(ended.job.overrides)}] {how}"
+    which = f"rank 0 of {ended.job.processes}, " if ended.job.processes > 1 else ""
+    words = f"{which}the process of the run [{' '.join(ended.job.overrides)}] {how}"
     # By SIGTERM somebody has ended it, such as a batch system; anything else it has done itself, and would do again.
     error = JobLost(words) if how.endswith("SIGTERM") else RuntimeError(words)
     return ended.process.result or failed(ended.job.overrides, error)

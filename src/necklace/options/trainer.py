@@ -22,6 +22,9 @@ SET_BY_THE_RUN = {
     "use_distributed_sampler": "the plan of batches knows the ranks",
 }
 
+# Options of `trainer` that the run reads itself.
+OWN: dict[str, Kind] = {"timeout_s": number(above=0)}
+
 _EPOCHS = "a run trains all its epochs: epochs= says how many"
 _NEVER = "nothing reads it"
 # Options of which only some values leave a record: what is allowed, and why.
@@ -69,7 +72,7 @@ _LOST = ("spawn", "fork", "notebook")
 def trainer_kinds() -> dict[str, Kind | None]:
     """The options that `trainer` may have, with the kinds of their values."""
     given = [each for each in arguments("pytorch_lightning.Trainer") or () if each.name not in SET_BY_THE_RUN]
-    return {each.name: _KINDS.get(each.name) or _annotated(each) for each in given}
+    return {**{each.name: _KINDS.get(each.name) or _annotated(each) for each in given}, **OWN}
 
 
 def _annotated(argument: Argument) -> Kind | None:

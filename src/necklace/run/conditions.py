@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm", "hydra-core", "wandb", "numpy")
@@ -59,22 +64,88 @@ def is_single(trainer: dict[str, Any]) -> bool:
     return str(count) == "1" and str(trainer.get("num_nodes") or 1) == "1"
 
 
+def started_outside(trainer: dict[str, Any]) -> bool:
+    """Whether a launcher such as torchrun or srun, or Lightning in another process, has started each rank of a run.
+
+    Else Lightning starts the other ranks, also within an allocation of SLURM, whose variables it would take for its own.
+    """
+    return not is_single(trainer) and (dist.is_torchelastic_launched() or _is_step() or "LOCAL_RANK" in os.environ)
+
+
+def group_size(trainer: dict[str, Any]) -> int:
+    """The number of ranks where each was started from outside; 0 where the environment does not say.
+
+    SLURM's address and port become those that torch looks for, MASTER_ADDR and MASTER_PORT.
+    """
+    if _is_slurm(trainer):
+        slurm = SLURMEnvironment(auto_requeue=False)
+        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = slurm.main_address, str(slurm.main_port)
+        return slurm.world_size()
+    return int(os.environ.get("WORLD_SIZE", "0"))
+
+
 def rank(trainer: dict[str, Any]) -> int:
     """This process's rank, known before there is a trainer.
 
-    A run of one process has rank 0 even inside an allocation of SLURM, whose variables Lightning would take for its own.
+    A run of one process has rank 0 even inside an allocation of SLURM, and so has the one that is to start the others.
     """
-    if is_single(trainer):
-        setattr(rank_zero_only, "rank", 0)  # noqa: B010, which Lightning sets without declaring it
-    return getattr(rank_zero_only, "rank", None) or 0
+    found = 0
+    if started_outside(trainer):
+        if dist.is_torchelastic_launched():
+            found = int(os.environ["RANK"])
+        elif _is_slurm(trainer):
+            found = int(os.environ["SLURM_PROCID"])
+        else:
+            nodes = int(trainer.get("num_nodes") or 1)
+            node = int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0")))
+            found = node * (group_size(trainer) // nodes) + int(os.environ["LOCAL_RANK"])
+    setattr(rank_zero_only, "rank", found)  # noqa: B010, which Lightning sets without declaring it
+    return found
+
+
+def cluster(trainer: dict[str, Any]) -> ClusterEnvironment:
+    """Lightning's plugin for where a run's processes come from; by itself it would take any job of SLURM for the run's."""
+    if is_single(trainer) or not started_outside(trainer):
+        return LightningEnvironment()
+    if dist.is_torchelastic_launched():
+        return TorchElasticEnvironment()
+    return SLURMEnvironment(auto_requeue=False) if _is_slurm(trainer) else LightningEnvironment()
+
+
+def set_threads(processes: int = 1) -> None:
+    """Give torch this process's share of the cores, unless OMP_NUM_THREADS says how many threads it may have.
+
+    A task of SLURM has SLURM_CPUS_PER_TASK of them, whatever the machine has. Where nobody says, one process is left to torch.
+
+    Args:
+        processes: Number of a run's processes on this machine.
+    """
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if "OMP_NUM_THREADS" in os.environ or (processes == 1 and not given.isdecimal()):
+        return
+    own_task = _is_step() and "LOCAL_RANK" not in os.environ
+    cores = int(given) if given.isdecimal() else len(os.sched_getaffinity(0))
+    torch.set_num_threads(max(1, cores if own_task and given.isdecimal() else cores // processes))
+
+
+def _is_slurm(trainer: dict[str, Any]) -> bool:
+    """Whether srun has started each rank; within such a task, torchrun or Lightning may have started more."""
+    return not is_single(trainer) and _is_step() and not dist.is_torchelastic_launched() and "LOCAL_RANK" not in os.environ
+
+
+def _is_step() -> bool:
+    """Whether this process is one of several tasks of a step of SLURM; a batch script and a shell are none."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", "1"))
+    shell = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    return "SLURM_STEP_ID" in os.environ and tasks.isdecimal() and int(tasks) > 1 and not shell
 
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Keep Lightning's advertisements off the screen, and its warnings about what is meant to be so or cannot be helped."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("pytorch_lightning", "lightning_fabric"))}
+    for logger in levels:
+        logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # Lightning's own call
         warnings.filterwarnings("ignore", message=r"The number of training batches .* logging interval")  # epochs are logged
@@ -82,6 +153,7 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=r".*could not find the monitored key")  # val may be skipped in an epoch
         warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # a resumed run's
         warnings.filterwarnings("ignore", message=r"The `srun` command is available")  # a login node's, for no run of ours
+        warnings.filterwarnings("ignore", message=r"Grad strides do not match bucket view")  # DDP, of an axis with one entry
         try:
             yield
         except SystemExit as end:  # which Lightning makes of Ctrl-C
@@ -89,4 +161,5 @@ def quiet_lightning() -> Iterator[None]:
                 raise KeyboardInterrupt from None
             raise
         finally:
-            logger.setLevel(level)
+            for logger, level in levels.items():
+                logger.setLevel(level)

@@ -9,10 +9,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 
 from necklace.build import model_of
@@ -21,10 +17,11 @@ from necklace.data.datamodule import DataModule
 from necklace.diagnostics.gate_callback import Gates
 from necklace.distributed import all_gather_object
 from necklace.model import state_hash, weights_hash
+from necklace.options.trainer import OWN
 from necklace.run.bar import Bar
 from necklace.run.checkpoints import WholeCheckpointIO, checkpoints
 from necklace.run.checks import check_parts
-from necklace.run.conditions import device_name, hide_absent_gpus, is_single, precision_note
+from necklace.run.conditions import cluster, device_name, hide_absent_gpus, is_single, precision_note
 from necklace.run.costs import Cost, cost_table, measure_cost
 from necklace.run.history import History
 from necklace.run.signals import Signals
@@ -35,6 +32,7 @@ from necklace.tasks.shared_layers import SharedLayers
 
 if TYPE_CHECKING:  # neither decides what comes out, so neither belongs to the code version
     from necklace.run.folder import RunFolder
+    from necklace.run.ranks import Ranks
     from necklace.spec import RunSpec
 
 SAMPLE = 2000  # training images that a backbone may look at before the first step
@@ -62,7 +60,7 @@ def fit(
     task: Task,
     folder: "RunFolder",
     open_loggers: Callable[[], Any],
-    watch: Callback,
+    ranks: "Ranks",
     console: Console,
 ) -> dict[str, Any]:
     """Train a run, choose its weights on val, and test them once.
@@ -73,7 +71,7 @@ def fit(
         task: Its task, from `task_of`.
         folder: Where its files go; ready to be written.
         open_loggers: Gives Lightning's loggers, or False for none; called when nothing can be refused any more.
-        watch: A callback that is called before all others.
+        ranks: The processes that train it, and the checkpoint that they go on from.
         console: Where to print.
 
     Returns:
@@ -89,10 +87,11 @@ def fit(
     gates = Gates(spec.resolved["callbacks"]["gates"], folder.gates_path, data.classes, console)
     kept = checkpoints(folder.checkpoints, task.monitor)
     bar = [Bar(task.monitor)] if console.is_terminal and spec.resolved["trainer"].get("enable_progress_bar", True) else []
-    trainer = trainer_of(spec, folder.path, [watch, gates, history, *kept, *bar], open_loggers())
+    trainer = trainer_of(spec, folder.path, [ranks.begun, gates, history, *kept, *bar], open_loggers())
     if note := precision_note(str(trainer.precision), trainer.strategy.root_device):
         console.print(f"note: {note}", markup=False)
-    trainer.fit(task, data, ckpt_path=str(folder.latest) if folder.latest else None, weights_only=True)
+    ranks.attach(trainer)
+    trainer.fit(task, data, ckpt_path=None if ranks.resume is None else str(ranks.resume), weights_only=True)
 
     best = _best_checkpoint(folder, task, spec, kept[0].best_epoch)
     gates.chosen = int(best["epoch"]), int(best["global_step"])
@@ -146,15 +145,10 @@ def trainer_of(spec: "RunSpec", root: Path, callbacks: list[Any], loggers: Any) 
     hide_absent_gpus()
     # Filling every fresh tensor with NaN, which comes with deterministic algorithms, costs a quarter of the time on a CPU.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
-    options = spec.resolved["trainer"]
-    plugins: list[Any] = [WholeCheckpointIO(spec.hash)]
-    if is_single(options):  # else Lightning would take its rank from whatever job of a cluster this process is in
-        plugins.append(LightningEnvironment())
-    else:
-        if options.get("sync_batchnorm"):
-            plugins.append(SharedLayers())
-        if not TorchElasticEnvironment.detect() and SLURMEnvironment.detect():
-            plugins.append(SLURMEnvironment(auto_requeue=False))
+    options: Any = {name: value for name, value in spec.resolved["trainer"].items() if name not in OWN}
+    plugins: list[Any] = [WholeCheckpointIO(spec.hash), cluster(options)]
+    if options.get("sync_batchnorm") and not is_single(options):
+        plugins.append(SharedLayers())
     return pl.Trainer(
         **{"enable_progress_bar": any(isinstance(each, Bar) for each in callbacks)} | options,
         max_epochs=spec.resolved["epochs"],

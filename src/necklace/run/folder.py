@@ -112,6 +112,11 @@ class RunFolder:
         return self.path / "pictures"
 
     @property
+    def ranks(self) -> Path:
+        """`ranks/`, what each process says of itself while several train the run, or have failed to."""
+        return self.path / "ranks"
+
+    @property
     def lock_path(self) -> Path:
         """The lock that the process that trains the run holds."""
         return self.path.parent / ".locks" / f"{hash_of_name(self.name)}.lock"
@@ -205,6 +210,7 @@ class RunFolder:
         for unfinished in [*self.path.glob(".*"), *self.checkpoints.glob(".*")]:  # files that a killed process was writing
             if unfinished.is_symlink() or not unfinished.is_dir():
                 unfinished.unlink()
+        shutil.rmtree(self.ranks, ignore_errors=True)
         self.failed_path.unlink(missing_ok=True)
         write_whole(self.code_path, version)
         write_whole(self.config_path, OmegaConf.to_yaml(OmegaConf.create(without_home(spec.resolved))))
@@ -212,6 +218,7 @@ class RunFolder:
     def finish(self, record: Record) -> None:
         """Write the record of the finished run."""
         write_record(record, self.record_path)
+        shutil.rmtree(self.ranks, ignore_errors=True)
         (self.path / SUPERSEDED).unlink(missing_ok=True)
 
     def discard(self) -> None:

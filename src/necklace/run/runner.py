@@ -3,16 +3,14 @@
 import os
 import shlex
 import time
-import traceback
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
-import pytorch_lightning as pl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import Callback
 
 from necklace.atomic import is_full
 from necklace.build import datamodule_of, facts_of
@@ -26,10 +24,11 @@ from necklace.options.errors import OptionError
 from necklace.options.trainer import trainer_problems
 from necklace.record import SCHEMA, Record, pack_bits
 from necklace.run.checks import check_room
-from necklace.run.conditions import quiet_lightning, rank, versions
+from necklace.run.conditions import quiet_lightning, set_threads, versions
 from necklace.run.fit import asked_monitor, fit, task_of
 from necklace.run.folder import RunFolder, check_writable
 from necklace.run.loggers import RunLoggers, check_loggers
+from necklace.run.ranks import Ranks
 from necklace.run.resume import repair
 from necklace.run.smoke import smoke_test
 from necklace.run.stamp import ForeignCheckpoint
@@ -75,16 +74,24 @@ def run_composed(
     given = overrides if interactive and int(os.environ.get("LOCAL_RANK", "0")) == 0 else []
     check_options(config, choices, given)
     plain = resolved(config)
-    facts = facts_of(plain)
-    check_split_options(facts.digest, facts.own_val, given)
-    composer = Composer(GlobalHydra.instance().config_loader(), str(hydra_config.job.config_name))
-    said = said_of(config, plain, choices, composer, [*hydra_config.overrides.hydra, *overrides])
-    spec = run_spec(plain, choices, overrides, said)
-    check(spec)
+
+    def spec_composed() -> RunSpec:
+        facts = facts_of(plain)
+        check_split_options(facts.digest, facts.own_val, given)
+        composer = Composer(GlobalHydra.instance().config_loader(), str(hydra_config.job.config_name))
+        said = said_of(config, plain, choices, composer, [*hydra_config.overrides.hydra, *overrides])
+        spec = run_spec(plain, choices, overrides, said)
+        check(spec)
+        return spec
+
     if plain["trainer"].get("fast_dev_run"):
-        smoke_test(spec)
+        smoke_test(spec_composed())
         return None
-    return run(spec, interactive, told)
+    ranks = Ranks(plain["trainer"])
+    if ranks.rank:
+        return _follow(spec_composed, ranks)
+    with ranks.leading():
+        return _lead(spec_composed(), ranks, interactive, told)
 
 
 def val_metric(record: Record) -> float:
@@ -113,16 +120,22 @@ def run(spec: RunSpec, interactive: bool = True, told: list[str] | None = None) 
         RunFailed: Training failed; the folder holds FAILED with the traceback.
         ValueError: The config asks for what cannot be.
     """
+    ranks = Ranks(spec.resolved["trainer"])
+    if ranks.rank:
+        return _follow(lambda: spec, ranks)
+    with ranks.leading():
+        return _lead(spec, ranks, interactive, told)
+
+
+def _lead(spec: RunSpec, ranks: Ranks, interactive: bool, told: list[str] | None) -> Record:
+    """`run`, as the first of its ranks."""
     started = time.perf_counter()
     git_state()  # now: a commit made while this trains is not what it trains with; nor is an edit
     rerun, trainer = spec.resolved["rerun"], spec.resolved["trainer"]
     if problems := trainer_problems(trainer, spec.resolved["epochs"], spec.resolved["optimizer"]):
         raise OptionError("\n".join(problems))
-    folder = RunFolder.of(spec)
-    console = Console(soft_wrap=True, highlight=False, quiet=rank(trainer) != 0)
-    # Lightning starts the other ranks of a group as this same command; the first holds the run and has made room by then.
-    if rank(trainer):
-        return _train(spec, folder, lambda: None, console, started)
+    set_threads()
+    folder, console = RunFolder.of(spec), Console(soft_wrap=True, highlight=False)
 
     def note(line: str) -> None:
         console.print(line, markup=False)
@@ -138,6 +151,7 @@ def run(spec: RunSpec, interactive: bool = True, told: list[str] | None = None) 
             changed = " STALE: other code trained it." if stale else ""
             shown = _shown(record.metrics)
             console.print(f"This run exists: [bold]{folder.path}[/] ({shown}).{changed} rerun=true trains it again.")
+            ranks.found(folder)
             return record
         if not (interactive or again) and rerun != "failed" and folder.failed_path.exists():
             raise RunFailedBefore(f"{folder.path}: has failed; rerun=failed tries again")
@@ -148,8 +162,9 @@ def run(spec: RunSpec, interactive: bool = True, told: list[str] | None = None) 
                 folder.supersede()
             folder.prepare(spec, note)
             repair(folder, spec.hash, note)
+            ranks.train(folder, folder.latest)
 
-        return _train(spec, folder, prepare, console, started)
+        return _train(spec, folder, prepare, ranks, console, started)
 
 
 def _record_or_aside(folder: RunFolder, spec: RunSpec, note: Callable[[str], object]) -> Record | None:
@@ -171,27 +186,31 @@ def _record_or_aside(folder: RunFolder, spec: RunSpec, note: Callable[[str], obj
     return None
 
 
-class _Begun(Callback):
-    """Knows whether the run has begun to train.
+def _follow(make_spec: Callable[[], RunSpec], ranks: Ranks) -> Record:
+    """Do what the first rank has decided: train with it, or give the record that it has found."""
+    started = time.perf_counter()
+    with closing(ranks):
+        folder, is_trained = ranks.told()
+        if not is_trained:
+            record = folder.record()
+            assert record is not None
+            return record
+        set_threads()
+        try:
+            spec = make_spec()
+        except Exception as error:
+            raise RunRefused(ranks.failed(error, words_of(error)).words) from error
+        return _train(spec, folder, lambda: None, ranks, Console(quiet=True), started)
 
-    Attributes:
-        steps: Whether a step has begun.
-    """
 
-    steps = False
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remember it."""
-        self.steps = True
-
-
-def _train(spec: RunSpec, folder: RunFolder, prepare: Callable[[], None], console: Console, started: float) -> Record:
+def _train(
+    spec: RunSpec, folder: RunFolder, prepare: Callable[[], None], ranks: Ranks, console: Console, started: float
+) -> Record:
     """Train, and leave the record behind; or FAILED where training raises, or nothing where it could not begin."""
     console.print(f"[bold]{folder.path}[/]")
     loggers = RunLoggers(spec, folder.path)
     finished: Record | None = None
-    begun = _Begun()
-    is_first = rank(spec.resolved["trainer"]) == 0
+    is_first = ranks.rank == 0
     refused = prepared = False
 
     try:
@@ -203,8 +222,9 @@ def _train(spec: RunSpec, folder: RunFolder, prepare: Callable[[], None], consol
             if is_first:
                 check_room(spec.root, task.model)
             prepare()
-            prepared, begun.steps = True, folder.latest is not None
-            fitted = fit(spec, data, task, folder, lambda: is_first and loggers.open(), begun, console)
+            prepared = True
+            fitted = fit(spec, data, task, folder, lambda: is_first and loggers.open(), ranks, console)
+        ranks.done()
         record = _record(spec, folder, fitted, time.perf_counter() - started)
         if is_first:
             folder.finish(record)
@@ -213,16 +233,20 @@ def _train(spec: RunSpec, folder: RunFolder, prepare: Callable[[], None], consol
         console.print("; ".join([best, *_balance(record)]), markup=False)
         if spec.resolved["callbacks"]["pictures"] and is_first:
             _draw(folder, console)
-    except ForeignCheckpoint as error:  # whose it is, only its owner knows: all stays as it is
-        raise RunRefused(words_of(error)) from error
     except Exception as error:
-        refused = not begun.steps
+        cause = ranks.failed(error, words_of(error))
+        if isinstance(error, ForeignCheckpoint):  # whose it is, only its owner knows: all stays as it is
+            raise RunRefused(cause.words) from error
         if is_full(error):
             raise RunStopped(_no_room(error, folder)) from error
+        refused = not ranks.begun.steps and cause.kind == "raised"
         if refused:
-            raise RunRefused(words_of(error)) from error
-        folder.mark_failed(traceback.format_exc())
-        raise RunFailed(f"{words_of(error)}\nFAILED; the traceback is in {folder.failed_path}") from error
+            raise RunRefused(cause.words) from error
+        folder.mark_failed(cause.text)
+        raise RunFailed(f"{cause.words}\nFAILED; the traceback is in {folder.failed_path}") from error
+    except BaseException:
+        ranks.stopped()
+        raise
     finally:
         say = (lambda line: None) if refused else (lambda line: console.print(line, markup=False))
         loggers.close(finished, folder.best, folder.pictures, say)

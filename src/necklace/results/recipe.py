@@ -1,4 +1,4 @@
-"""How a study's runs were trained, in words: data, images, model, optimizer, epochs, code. What differs between rows is told apart."""
+"""How a study's runs were trained, in words: data, images, model, optimizer, epochs, code; what differs, row by row."""
 
 import re
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def recipe(results: Results) -> list[tuple[str, str]]:
         results: The results of a study.
 
     Returns:
-        What, and how: such as `("epochs", "12")`, or `("epochs", "12 (none, spp); 24 (focal)")`. What no record says is left out.
+        What, and how: such as `("epochs", "12")`, or `("epochs", "12 (none, spp); 24 (focal)")`; without what no record says.
     """
     lines = [(name, _told(results, tell)) for name, tell in _TELL.items()]
     return [(name, text) for name, text in lines if text]
@@ -67,7 +67,8 @@ def _data(record: Record) -> str:
 
 
 def _images(record: Record) -> str:
-    return ", ".join(f"{count:,} {split}" for split, count in record.data.get("images", {}).items())
+    images = record.data.get("images", {})
+    return ", ".join(f"{images[split]:,} {split}" for split in ("train", "val", "test") if split in images)
 
 
 def _sizes(record: Record) -> str:
@@ -83,7 +84,7 @@ def _augmentation(record: Record) -> str:
     found = _at(record.config, "data", "augment")
     if not isinstance(found, dict):
         return ""
-    used = [f"{name}={_short(value)}" for name, value in found.items() if value and value != IDLE.get(name)]
+    used = [f"{name}={_short(value)}" for name, value in sorted(found.items()) if value and value != IDLE.get(name)]
     return ", ".join(used) or "none"
 
 
@@ -142,10 +143,9 @@ def _at(node: Any, *keys: str) -> Any:
 
 
 def _scalars(node: dict[str, Any], without: set[str]) -> list[str]:
-    """The plain values of a part's options, such as `depth=8`."""
-    return [
-        f"{name}={_short(value)}" for name, value in node.items() if name[:1] != "_" and name not in without and _short(value)
-    ]
+    """The plain values of a part's options, such as `depth=8`, by name: as its record is written and read again."""
+    told = {name: _short(node[name]) for name in sorted(node) if name[:1] != "_" and name not in without}
+    return [f"{name}={text}" for name, text in told.items() if text]
 
 
 def _short(value: Any) -> str:

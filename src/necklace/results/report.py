@@ -23,8 +23,8 @@ _FIGURES = {
     ),
     "controls": (
         "Difference to the control of its own size",
-        "The row minus the row whose neck is a convolution with as many parameters or multiply-adds: what is left is not a matter "
-        "of size. Mean of the differences paired by seed, with the 95 % interval over seeds, in percentage points.",
+        "The row minus the row of plain convolutions whose neck has as many parameters or multiply-adds: what is left is not a "
+        "matter of size. Mean of the differences paired by seed, with the 95 % interval over seeds, in percentage points.",
     ),
     "params": (
         "Against parameters",

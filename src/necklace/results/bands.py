@@ -28,8 +28,8 @@ from necklace.plotting import (
 Data = dict[str, Any]
 TOGETHER = 6  # so many rows at most share one pair of axes
 COLUMNS = 2
-# Of a small plot: inches from one to the next across and down, and the points that its name may take.
-ACROSS, DOWN, NAME = WIDTH / COLUMNS, 1.45, 140
+# Of a small plot: inches from one to the next below, and the points that its name may take.
+DOWN, NAME = 1.4, 140
 FAINT = "#C4C4C4"
 
 

@@ -254,7 +254,7 @@ def at_server(does: str, ask: Callable[[], T]) -> T:
     try:
         answer = ask()
     except Exception as error:  # an answer without what W&B's own server would say ends in errors of any kind
-        words = " ".join(f"{error}".split())
+        words = f"{error}".strip().partition("\n")[0]
         raise RuntimeError(
             f"{_server()} is no server that {does} ({type(error).__name__}{f': {words}' if words else ''}); "
             "--dry-run prints what would be saved"

@@ -104,7 +104,7 @@ class Server:
             viewer = {"id": "1", "entity": "someone", "username": "someone", "email": "", "flags": "{}", "teams": {"edges": []}}
             return {"viewer": viewer}
         if operation == "GetProjects" and self.keeps_views:
-            node = {"id": "1", "name": "necks", "entityName": "someone", "createdAt": "2026-01-01", "isBenchmark": False}
+            node = {"id": "1", "name": "necks", "entityName": "someone", "createdAt": "", "isBenchmark": False, "user": None}
             page = {"endCursor": None, "hasNextPage": False}
             return {"models": {"edges": [{"node": node, "cursor": ""}], "pageInfo": page}}
         if operation == "CreateRunFiles":
@@ -280,7 +280,11 @@ def test_a_dashboard_and_a_report_are_saved_on_a_server_that_keeps_them(
     dashboard("--report", "--entity", "someone")
     assert "saved: http" in capsys.readouterr().out
     report = server.views["runs"]
-    assert (report["displayName"], report["projectName"], report["entityName"]) == ("necks", "necks", "someone")
+    assert (report["displayName"], report["projectName"], report["entityName"]) == (
+        "necks",
+        "runs",
+        "someone",
+    )  # its runs' project
     (table,) = [block["content"] for block in report["spec"]["blocks"] if block["type"] == "markdown-block"]
     _, _, expected = (Path("experiments") / "necks" / "table.md").read_text().partition("\n\n")
     assert table == expected

@@ -38,7 +38,7 @@ def draw_curves(data: Data) -> Figure:
     marker = max(len(row["epoch"]) for row in data["rows"]) == 1
     figure, drawn = _draw_bands(data, "epoch", "epochs", marker)
     for axes in drawn:
-        axes.xaxis.set_major_locator(MaxNLocator(6 if len(drawn) == 1 else 4, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(10 if len(drawn) == 1 else 4, integer=True))
     return figure
 
 

@@ -7,6 +7,7 @@ with all other rows behind it in grey and the baseline as a dashed line.
 import math
 from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -114,7 +115,7 @@ def _small_plots(data: Data, across: str, label: str, marker: bool) -> tuple[Fig
         axes.tick_params(labelbottom=True)  # where the last line is not full
     heading = fitted_lines(f"{data['metric']} in % against {label}", LEGEND, 2)
     figure.suptitle("\n".join(heading), x=0.01, ha="left", fontsize=FONT_SIZE).set_parse_math(False)
-    entries = [
+    entries: list[tuple[Artist, list[str]]] = [
         (Line2D([], [], color=COLOURS[6], linewidth=1.8, **shape), ["the row: mean and range over seeds"]),
         (Line2D([], [], color=FAINT, linewidth=0.8), ["all rows"]),
     ]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import wandb_workspaces.reports.v2 as wr
+from wandb_workspaces.reports.v2.interface import Report, Runset
 
 from necklace.results.figure_data import figure_data
 from necklace.results.recipe import commits, recipe
@@ -17,7 +18,7 @@ from necklace.tracking.wandb_workspace import COSTS, bars, learning, media
 MOST_TITLE = 128  # characters that W&B takes for a title
 
 
-def study_report(results: Results, entity: str) -> wr.Report:
+def study_report(results: Results, entity: str) -> Report:
     """The report of a study; nothing is saved yet, and no server is asked.
 
     Args:
@@ -26,7 +27,7 @@ def study_report(results: Results, entity: str) -> wr.Report:
     """
     study = results.study
     record = next((run.record for row in results.rows for run in row.runs if run.record), None)
-    return wr.Report(
+    return Report(
         project=project_of(loggers_of(record.config) if record else {}, study.name),
         entity=entity,
         title=study.name[:MOST_TITLE],
@@ -48,7 +49,7 @@ def _blocks(results: Results, table: TableText) -> Iterator[Any]:
     yield wr.H1("Runs")
     yield _grid([*learning(results.study.metric), *(bars(title, [name]) for name, title in COSTS.items())])
     yield wr.H1("Recipe")
-    lines = [f"{name}: {text}" for name, text in recipe(results)]
+    lines: list[Any] = [f"{name}: {text}" for name, text in recipe(results)]
     lines += [
         f"code: commit {sha}{f' of {day}' if day else ''}{', with uncommitted changes' if dirty else ''}"
         for sha, day, dirty in commits(results)
@@ -62,7 +63,7 @@ def _blocks(results: Results, table: TableText) -> Iterator[Any]:
 
 def _grid(panels: list[Any]) -> wr.PanelGrid:
     """Panels over the runs of the report's own project; a run set that named it would have W&B ask the server for it."""
-    return wr.PanelGrid(runsets=[wr.Runset(name="runs")], panels=panels)
+    return wr.PanelGrid(runsets=[Runset(name="runs")], panels=panels)
 
 
 def _without_heading(text: str) -> str:

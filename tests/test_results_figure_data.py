@@ -10,24 +10,29 @@ from necklace.results.results import Control
 from necklace.results.stats import Difference, Interval
 from tests.synthetic import example, example_results, example_row
 
-NAMES = ("differences", "params", "latency", "curves", "sizes")
+NAMES = ("differences", "controls", "params", "latency", "curves", "sizes")
 
 
 def test_differences_by_hand() -> None:
     none: list[float | None] = [0.50, 0.60, 0.70]
-    data = figure_data(
+    every = figure_data(
         example_results(
             example_row("none", none),
             replace(
                 example_row("sppf", [0.51, 0.62, 0.73], baseline=none),
                 images=Interval(0.012345678, 0.03),
-                control=Control("conv", Difference(3, -0.02, Interval(-0.05, 0.01), None, None, 0.0, None)),
+                control=Control("conv", Difference(2, -0.02, Interval(-0.05, 0.01), None, None, 0.0, None)),
             ),
             example_row("focal", [0.55, None, None], baseline=none),
             example_row("conv", [None, None, None], baseline=none),
             noise=0.1,
         )
-    )["differences"]
+    )
+    assert every["controls"] == {
+        "metric": "test/acc",
+        "rows": [{"name": "sppf", "control": "conv", "n": 2, "seeds": 3, "mean": -2.0, "t": [-5.0, 1.0]}],
+    }
+    data = every["differences"]
     # Differences of 1, 2 and 3 points: mean 2, sd 1, and t(0.975, 2) = 4.302653 over the root of 3.
     half = 4.30265273 / math.sqrt(3)
     assert data["rows"][0].pop("t") == pytest.approx([2 - half, 2 + half], rel=1e-6)
@@ -36,10 +41,9 @@ def test_differences_by_hand() -> None:
         "baseline": "none",
         "noise": 10.0,
         "rows": [
-            {"name": "sppf", "n": 3, "seeds": 3, "finished": 3, "mean": 2.0, "images": [1.234568, 3.0]}
-            | {"control": {"mean": -2.0, "t": [-5.0, 1.0]}},
-            {"name": "focal", "n": 1, "seeds": 3, "finished": 1, "mean": 5.0, "t": None, "images": None, "control": None},
-            {"name": "conv", "n": 0, "seeds": 3, "finished": 0, "mean": None, "t": None, "images": None, "control": None},
+            {"name": "sppf", "n": 3, "seeds": 3, "finished": 3, "mean": 2.0, "images": [1.234568, 3.0]},
+            {"name": "focal", "n": 1, "seeds": 3, "finished": 1, "mean": 5.0, "t": None, "images": None},
+            {"name": "conv", "n": 0, "seeds": 3, "finished": 0, "mean": None, "t": None, "images": None},
         ],
     }
 
@@ -84,6 +88,7 @@ def test_curves_by_hand() -> None:
     ]
     assert data == {
         "metric": "val/acc",
+        "baseline": "none",
         "rows": [
             # Epochs that both runs have, counted from 1.
             {
@@ -108,6 +113,7 @@ def test_sizes_by_hand() -> None:
     )
     assert data["sizes"] == {
         "metric": "test/acc",
+        "baseline": "none",
         "rows": [
             {"name": "none", "n": 1, "seeds": 2, "side": [32, 64], "mean": [50, 40], "low": [50, 40], "high": [50, 40]},
             {"name": "sppf", "n": 0, "seeds": 2, "side": [], "mean": [], "low": [], "high": []},

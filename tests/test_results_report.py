@@ -21,6 +21,8 @@ from necklace.results.report import report_html
 from necklace.results.results import Results
 from necklace.results.table import TableText
 from tests.synthetic import (
+    ROWS,
+    SEEDS,
     example,
     example_results,
     example_row,
@@ -113,11 +115,46 @@ def test_the_report_holds_all_that_was_found(tmp_path: Path) -> None:
     assert found.same
     apart = replace(found, same=replace(found.same, gaps={0: 0.05, 1: -0.071}))  # whose mean says nothing
     assert "up to 7.10 points on a seed (n = 2)" in page_of(apart, tmp_path / "apart.html")
-    assert [tag for tag, _ in elements.tags].count("svg") == 5
-    lost = page[page.index("Failed and missing runs") :]
+    assert [tag for tag, _ in elements.tags].count("svg") == 6
+    lost = page[page.index('<h2 id="missing">') :]
     assert lost.count("RuntimeError: focal_window 9 is larger than the map of 7 x 7") == 1
     assert lost.count("has not finished yet") == 3
     assert lost.index(found.rows[7].name) < lost.index("RuntimeError") < lost.index("has not finished yet")
+
+
+def test_the_contents_list_every_part_of_the_page(tmp_path: Path) -> None:
+    for make in (illustrated, example):
+        elements = Elements(page_of(make(), tmp_path / "report.html"))
+        links = [(attributes["href"] or "")[1:] for tag, attributes in elements.tags if tag == "a"]
+        parts = [attributes.get("id") for tag, attributes in elements.tags if tag == "h2" and attributes["id"] != "figures"]
+        figures = [attributes["id"] for tag, attributes in elements.tags if tag == "figure" and "id" in attributes]
+        assert len(figures) == (8 if make is illustrated else 6)
+        assert links == [parts[0], *figures, *parts[1:]]
+
+
+def test_the_page_tells_how_the_runs_were_trained(tmp_path: Path) -> None:
+    runs = [
+        synthetic_run(row, seed, git={"sha": "0123456789" * 4, "dirty": seed == 1, "date": "2026-11-05"})
+        for row in ROWS
+        for seed in SEEDS
+    ]
+    slower = {"optimizer": {"lr": 0.0001, "weight_decay": 0.05}}
+    runs[0] = replace(runs[0], record=replace(runs[0].record, epochs=9, config={**runs[0].record.config, **slower}))  # pyright: ignore[reportOptionalMemberAccess, reportArgumentType]
+    found = analyse(synthetic_study(runs, overrides=("data=context", "epochs=6")), [])
+    page = Elements(page_of(found, tmp_path / "report.html"))
+    text = page.text
+    for words in (
+        "dataglyphs, 2 classes",
+        "images100 train, 200 test",
+        "cifar_resnet (depth=8, width=16), neck on 8 × 6 × 6, head gap",
+        "batch64 images",
+        "9 (10 steps) (none); 6 (10 steps) (none, spp, sppf, focal, focal_level=1, focal, focal_level=2)",
+        "adamw, lr 0.0001, weight_decay 0.05 (none)",
+        "data=context epochs=6",
+        "commit 0123456789 of 2026-11-05; commit 0123456789 of 2026-11-05, with uncommitted changes",
+        "a processor (cpu, 1 CPU threads)",
+    ):
+        assert words in text, text
 
 
 def test_a_study_of_which_nothing_has_finished_has_a_report(tmp_path: Path) -> None:
@@ -135,7 +172,7 @@ def test_accuracy_by_class_stands_in_the_page_where_records_have_it(tmp_path: Pa
     runs = [with_classes(run, [190, 10, 0], [180 + run.seed, 5, 0], [185, 15, 0]) for run in synthetic_runs()]
     runs[0] = replace(runs[0], record=synthetic_run("none", 0).record)  # of an earlier version
     page = page_of(analyse(synthetic_study(runs)), tmp_path / "report.html")
-    part = page[page.index("By class") : page.index("Figures")]
+    part = page[page.index('<h2 id="classes">') : page.index('<h2 id="figures">')]
     lines = [re.sub(r"</?(?:td|th|div|tr)[^>]*>", "|", line) for line in part.splitlines() if line.startswith("<tr>")]
     texts = [[text for text in line.split("|") if text] for line in lines]
     sd = f"{100 * statistics.stdev([180 / 190, 181 / 190, 182 / 190]):.2f}"
@@ -159,7 +196,7 @@ def test_pictures_stand_in_the_page(tmp_path: Path) -> None:
     for image, (name, content) in zip(images, shown, strict=True):
         assert (image["alt"] or "").startswith(f"{name}: ")
         assert base64.b64decode((image["src"] or "").removeprefix("data:image/png;base64,")) == content
-    assert [tag for tag, _ in elements.tags].count("svg") == 7
+    assert [tag for tag, _ in elements.tags].count("svg") == 8
 
 
 def test_equal_results_give_equal_bytes(tmp_path: Path) -> None:
@@ -305,7 +342,7 @@ def test_a_browser_shows_it_without_sideways_scrolling(browser: Browser, tmp_pat
     assert browser.faults() == []
     assert browser.value("innerWidth") == width
     assert browser.value("document.documentElement.scrollWidth") <= width
-    assert browser.value("document.querySelectorAll('svg').length") == (7 if make is illustrated else 5)
+    assert browser.value("document.querySelectorAll('svg').length") == (8 if make is illustrated else 6)
     assert browser.value("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     # All that sticks out of the window lies in a container of its own that scrolls.
     outside = f"e.getBoundingClientRect().right > {width} && !e.closest('.scroll')"

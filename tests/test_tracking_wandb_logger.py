@@ -52,7 +52,12 @@ def test_each_run_has_an_id_config_and_metrics_of_its_own(train_run: Train) -> N
             assert {f"neck={neck}", f"seed={seed}", "data=glyphs", *(["focal_level=1"] if options else [])} <= set(run["tags"])
             state = git_state()
             assert state is None or run["git"]["commit"] == state["sha"]
-            assert found["config"] == json.loads(json.dumps(record.config))
+            config = json.loads(json.dumps(record.config))
+            named = {group: name for group, name in record.choices.items() if group in config}
+            assert {key: found["config"][key] for key in config} == config | named
+            assert found["config"]["neck"] == neck  # by which people group
+            assert found["config"]["options"] == {group: config[group] for group in named}
+            assert found["program"] == "necklace train"
             for name, value in record.metrics.items():
                 assert found["summary"][name] == pytest.approx(value)
             assert found["summary"]["cost/params"] == record.total("params")
@@ -118,7 +123,7 @@ def test_a_resumed_run_has_one_history_without_a_step_back(
         stumble(context, 3)
         with pytest.raises(RunFailed, match="no space left"):
             train_run("epochs=4", *OFFLINE)
-    (failed,) = (tmp_path / "runs").glob("[!.]*")
+    (failed,) = (tmp_path / "runs").glob("glyphs*")
     first, second = finished_files(failed)
     assert read(first)["exit"] == 1
     os.truncate(second, 7)
@@ -127,6 +132,11 @@ def test_a_resumed_run_has_one_history_without_a_step_back(
     assert folder == failed
     files = finished_files(folder)
     assert [run_number(file) for file in files] == [1, 2, 3]
+    # What `wandb leet outputs/STUDY` shows: the newest of each run.
+    (link,) = [path for path in folder.parent.iterdir() if path.is_symlink()]
+    assert link.resolve() == files[2].parent.resolve()
+    assert not Path(os.readlink(link)).is_absolute()
+    assert read(link / files[2].name)["run"]["run_id"] == f"{record.hash}-3"
     assert unsynced(folder) == files[2]
     resumed = read(files[2])
     assert resumed["run"]["run_id"] == f"{record.hash}-3"

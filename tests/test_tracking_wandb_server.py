@@ -4,8 +4,9 @@ import csv
 import gzip
 import json
 import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -15,13 +16,19 @@ import pytest
 import wandb
 import yaml
 
+from necklace.cli.dashboard import main
+from necklace.results.analysis import analyse
+from necklace.results.write import write_study
 from necklace.run.history import History
 from necklace.study.plan import make_plan
 from necklace.study.status import StatusReader
 from necklace.study.study_file import read_study
+from necklace.tracking.wandb_logger import shown_config
 from necklace.tracking.wandb_run import UPLOADING, run_files, unsynced
 from necklace.tracking.wandb_study import sync
 from tests import wandb_files
+from tests.conftest import SMALL
+from tests.synthetic import synthetic_study
 from tests.test_tracking_wandb_logger import Train
 from tests.test_tracking_wandb_study import STUDY
 from tests.wandb_files import by_epoch, read
@@ -40,6 +47,8 @@ class Server:
         files: The names of the files that were uploaded.
         strange: Paths that nothing here answers.
         exits: The exit code of each that ended.
+        views: The specs of the workspaces and reports that were saved, by their type.
+        keeps_views: Whether it knows workspaces and reports.
         silent: Whether it accepts connections and answers none.
         refusing: Whether it answers what is sent of a history with 404.
         over: Set when it closes.
@@ -52,6 +61,8 @@ class Server:
         self.files: set[str] = set()
         self.strange: list[str] = []
         self.exits: dict[str, int] = {}
+        self.views: dict[str, dict[str, Any]] = {}
+        self.keeps_views = False
         self.port = 0
         self.silent = False
         self.refusing = False
@@ -82,6 +93,20 @@ class Server:
             project = {"id": "project", "name": run["project"], "entity": {"id": "entity", "name": "someone"}}
             bucket = {"id": run["name"], "name": run["name"], "project": project, "historyLineCount": 0}
             return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+        if "upsertview" in operation.lower() and self.keeps_views:
+            self.views[variables["type"]] = variables | {"spec": json.loads(variables["spec"])}
+            told = {name: variables[name] for name in ("name", "displayName", "description", "type")}
+            project = {"name": variables["projectName"], "entityName": variables["entityName"]}
+            return {
+                "upsertView": {"view": told | {"id": "view", "project": project, "spec": variables["spec"]}, "inserted": True}
+            }
+        if operation == "Viewer" and self.keeps_views:
+            viewer = {"id": "1", "entity": "someone", "username": "someone", "email": "", "flags": "{}", "teams": {"edges": []}}
+            return {"viewer": viewer}
+        if operation == "GetProjects" and self.keeps_views:
+            node = {"id": "1", "name": "necks", "entityName": "someone", "createdAt": "", "isBenchmark": False, "user": None}
+            page = {"endCursor": None, "hasNextPage": False}
+            return {"models": {"edges": [{"node": node, "cursor": ""}], "pageInfo": page}}
         if operation == "CreateRunFiles":
             files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in variables["files"]]
             return {"createRunFiles": {"runID": variables["run"], "uploadHeaders": [], "files": files}}
@@ -122,7 +147,9 @@ class Handler(BaseHTTPRequestHandler):
         body = self._body()
         if self.path == "/graphql":
             asked = json.loads(body)
-            self._answer({"data": self.to.graphql(asked["operationName"], asked["variables"])})
+            named = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])
+            operation = asked.get("operationName") or (named[1] if named else "")
+            self._answer({"data": self.to.graphql(operation, asked.get("variables") or {})})
         elif self.path.endswith("/file_stream") and not self.to.refusing:
             self.to.file_stream(self.path.split("/")[-2], json.loads(body))
             self._answer({})
@@ -188,7 +215,7 @@ def test_an_online_run_arrives_whole(train_run: Train, server: Server, capsys: p
     assert run["jobType"].startswith("glyphs, cifar_resnet, none, backbone.width=4")
     assert {"neck=none", "seed=0"} <= set(run["tags"])
     config = {name: item["value"] for name, item in json.loads(run["config"]).items() if name != "_wandb"}
-    assert config == json.loads(json.dumps(record.config))
+    assert config == json.loads(json.dumps(shown_config(record.config, record.choices)))
     assert len(history_of(folder)) == 2
     check_rows(server.rows[record.hash], folder)
     summary = server.summaries[record.hash]
@@ -217,6 +244,50 @@ def test_what_a_server_refuses_is_left_for_the_upload(
     )
     wandb.teardown()  # as the process's end does: W&B's own process may still be writing the file
     assert unsynced(folder) == file
+
+
+@pytest.fixture
+def dashboard(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Call `necklace dashboard` for a study with records."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "experiments" / "necks"
+    write_study(study := synthetic_study(), analyse(study), folder)
+    shared = {text.partition("=")[0]: yaml.safe_load(text.partition("=")[2]) for text in SMALL}
+    asked = {"question": study.info.question, "baseline": "none", "seeds": [0], "overrides": shared}
+    (folder / "study.yaml").write_text(yaml.safe_dump(asked | {"rows": [{"neck": ["none", "focal"]}]}))
+    return lambda *options: main(["necks", *options])
+
+
+@pytest.mark.parametrize("options", [[], ["--report"], ["--report", "--entity", "someone"], ["--entity", "someone"]])
+def test_a_server_that_keeps_no_dashboards_is_told_in_a_sentence(
+    dashboard: Callable[..., None], server: Server, options: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        dashboard(*options)
+    said = str(stopped.value)
+    assert said.startswith(f"error: {server.url} is no server that ")
+    assert "--dry-run" in said
+    assert "\n" not in said
+
+
+def test_a_dashboard_and_a_report_are_saved_on_a_server_that_keeps_them(
+    dashboard: Callable[..., None], server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.keeps_views = True
+    dashboard("--entity", "someone")
+    assert server.views["project-view"]["projectName"] == "necks"
+    assert "saved: http" in capsys.readouterr().out
+    dashboard("--report", "--entity", "someone")
+    assert "saved: http" in capsys.readouterr().out
+    report = server.views["runs"]
+    assert (report["displayName"], report["entityName"]) == ("necks", "someone")
+    assert report["projectName"] == "runs"  # where its runs are
+    (table,) = [block["content"] for block in report["spec"]["blocks"] if block["type"] == "markdown-block"]
+    _, _, expected = (Path("experiments") / "necks" / "table.md").read_text().partition("\n\n")
+    assert table == expected
+    words = json.dumps(report["spec"], ensure_ascii=False)
+    for text in ("Which neck joins what lies far apart?", "cifar_resnet (depth=8, width=16)", "figures/differences", "val/acc"):
+        assert text in words
 
 
 @pytest.mark.slow

@@ -4,17 +4,20 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 from rich.console import Console
 
+from necklace.results.figure_data import figure_data
 from necklace.results.table import TableText
 from necklace.study.plan import Plan, make_plan
 from necklace.study.status import StatusReader
 from necklace.study.study_file import override, read_study
 from necklace.tracking import wandb_run
 from necklace.tracking.wandb_run import UPLOADING, run_files, unsynced
-from necklace.tracking.wandb_study import logger_settings, sync, write_table
+from necklace.tracking.wandb_study import logger_settings, sync, table_id, write_table
 from tests import wandb_files
 from tests.conftest import SMALL, compose_train
+from tests.synthetic import example
 from tests.wandb_files import UNREACHABLE, command, finished_files, read
 
 isolated = wandb_files.isolated_wandb  # a fixture for each test here
@@ -125,20 +128,40 @@ def test_what_is_offline_is_uploaded_newest_file_first_and_only(tmp_path: Path, 
 
 @pytest.mark.usefixtures("hydra_ready")
 def test_the_studys_table_is_a_run_of_its_own(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path)
+    plan = plan_of(tmp_path, "logger.wandb.project=necks")
     headers = ("row", "params", "of neck", "MACs", "of neck")
     table = TableText(headers, (("none", "5,214", "0", "1.5", ""), ("sppf", "5,902", "688", "2", "1e3")), (), "")
-    line = write_table(table, plan, "offline")
+    results, figures = example(), tmp_path / "figures"
+    figures.mkdir()
+    Image.new("RGB", (4, 4)).save(figures / "controls.png")
+    line = write_table(table, results, plan, figures, "offline")
     (file,) = finished_files(plan.root / ".table")
     assert str(file.parent.name) in (line or "")
     found = read(file)
-    assert (found["run"]["job_type"], found["run"]["project"]) == ("table", "tiny")
-    (written,) = file.parent.glob("files/media/table/*.json")
+    assert (found["run"]["job_type"], found["run"]["project"]) == ("table", "necks")
+    assert (found["run"]["run_id"], found["run"]["display_name"]) == ("tiny", "tiny: table")
+    assert (found["config"]["study"], found["program"]) == ("tiny", "necklace ablate")
+    (written,) = file.parent.glob("files/media/table/table_*.json")
     content = json.loads(written.read_text())
     assert content["columns"] == ["row", "params", "params of neck", "MACs", "MACs of neck"]
     assert content["data"] == [["none", 5214, 0, 1.5, None], ["sppf", 5902, 688, 2, 1000]]
-    assert write_table(table, plan, "offline") is None  # it is there
+    differences = json.loads(next(file.parent.glob("files/media/table/differences_*.json")).read_text())
+    assert [row[:4] for row in differences["data"]] == [
+        [row["name"], "none", row["n"], row["mean"]] for row in figure_data(results)["differences"]["rows"]
+    ]
+    controls = json.loads(next(file.parent.glob("files/media/table/controls_*.json")).read_text())
+    assert [row[:2] for row in controls["data"]] == [[name, "conv, match=params of sppf"] for name in ("spp", "sppf")]
+    assert len(list(file.parent.glob("files/media/images/figures/controls_*.png"))) == 1
+    assert write_table(table, results, plan, figures, "offline") is None  # it is there
     assert unsynced(plan.root / ".table") == file
+
+
+def test_a_table_has_an_id_that_wandb_takes_and_no_other_study_has() -> None:
+    names = ["necks", "a b", "x/y:z", "\u732b", "w" * 90 + "1", "w" * 90 + "2"]
+    ids = [table_id(name) for name in names]
+    assert ids[0] == "necks"
+    assert len(set(ids)) == len(names)
+    assert all(0 < len(text) <= 64 and not set(text) & set(":;,#?/' ") for text in ids)
 
 
 @pytest.mark.slow
@@ -157,7 +180,7 @@ def test_a_study_without_network_leaves_a_run_for_each_run_of_it(tmp_path: Path)
         (row, seed) for row in ("focal, focal_level=2", "none", "sppf") for seed in (0, 1)
     ]
     assert len({run["run"]["run_group"] for run in runs}) == 3
-    assert len(list(tmp_path.glob("outputs/tiny/.table/wandb/offline-run-*/run-table.wandb"))) == 1
+    assert len(list(tmp_path.glob("outputs/tiny/.table/wandb/offline-run-*/run-tiny.wandb"))) == 1
     sent = command("ablate.py", "tiny", "--wandb-sync", cwd=tmp_path, **UNREACHABLE)
     assert sent.returncode == 1
     assert "7 runs are to be uploaded, but not now: http://127.0.0.1:9" in sent.stdout

@@ -47,15 +47,17 @@ def inspected(file: Path, *options: str) -> str:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """A run file by W&B's own reader: its run, config, rows of history, summary, and metric definitions."""
+    """A run file by W&B's own reader: its run, config, program, rows of history, summary, and metric definitions."""
     lines = inspected(file).splitlines()
-    found: dict[str, Any] = {"rows": [], "summary": {}, "metrics": [], "artifacts": [], "exit": None}
+    found: dict[str, Any] = {"rows": [], "summary": {}, "metrics": [], "artifacts": [], "exit": None, "program": None}
     for record in map(json.loads, lines):
         content = record.get(record["type"])
         match record["type"]:
             case "run":
                 found["run"] = content
                 found["config"] = {key: value for key, value in content["config"]["update"].items() if key != "_wandb"}
+            case "environment":
+                found["program"] = content.get("program", found["program"])
             case "history":
                 found["rows"].append({key: value for key, value in content["item"].items() if not key.startswith("_")})
             case "summary":

@@ -67,14 +67,24 @@ def _targets(node: Any) -> Iterator[str]:
 
 @cache
 def git_state() -> dict[str, Any] | None:
-    """Commit and dirty flag of the code, or None where it is not from a checkout; asked once, when the code is loaded."""
-    root = Path(__file__).resolve().parents[2]
-
-    def git(*command: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=True).stdout
-
+    """Commit of the code, its day and dirty flag, or None where it is not from a checkout; asked once, when code is loaded."""
     try:
-        git("ls-files", "--error-unmatch", str(Path(__file__).resolve()))  # or it is installed within another's checkout
-        return {"sha": git("rev-parse", "HEAD").strip(), "dirty": bool(git("status", "--porcelain").strip())}
+        _git("ls-files", "--error-unmatch", str(Path(__file__).resolve()))  # or it is installed within another's checkout
+        sha, day = _git("show", "-s", "--format=%H %cs", "HEAD").split()
+        return {"sha": sha, "dirty": bool(_git("status", "--porcelain").strip()), "date": day}
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+@cache
+def day_of(sha: str) -> str | None:
+    """The day of a commit of this checkout, such as `2026-11-27`; None where it is not known here."""
+    try:
+        return _git("show", "-s", "--format=%cs", "--end-of-options", f"{sha}^{{commit}}").strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(*command: str) -> str:
+    root = Path(__file__).resolve().parents[2]
+    return subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=True).stdout

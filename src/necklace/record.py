@@ -57,7 +57,7 @@ class Record:
         pretrained: Tensors of the backbone taken from a weights file, and tensors in all.
         initial_hash: Weights before the first step.
         weights_hash: The weights that the metrics come from.
-        git: Commit of the code and whether the tree differed from it; None outside a checkout.
+        git: Commit of the code, whether the tree differed from it, and in newer records its day; None outside a checkout.
         code: Module to digest of the code that trained it, see `code_version`.
         versions: Package to version.
         device: Kind, name and number of CPU threads. Where the run was taken up by other processes or on another machine also

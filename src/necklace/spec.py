@@ -53,20 +53,8 @@ class RunSpec:
 
     @property
     def loggers(self) -> dict[str, dict[str, Any]]:
-        """Key of each logger to its options, such as `logger.wandb`; in configs of earlier code one logger stands at `logger`.
-
-        Raises:
-            ValueError: An option without its logger's name.
-        """
-        node = self.resolved.get("logger") or {}
-        if "_target_" in node:
-            return {"logger": node}
-        for name, options in node.items():
-            if not isinstance(options, dict):
-                having = [f"logger.{other}.{name}" for other, own in node.items() if isinstance(own, dict) and name in own]
-                known = " or ".join(having) or f"logger.NAME.{name}, where NAME is the logger's"
-                raise ValueError(f"logger.{name}={options}: options follow the name of their logger: {known}")
-        return {f"logger.{name}": options for name, options in node.items()}
+        """Key of each logger to its options, such as `logger.wandb`; see `loggers_of`."""
+        return loggers_of(self.resolved)
 
     @property
     def seed(self) -> int:
@@ -87,6 +75,26 @@ class RunSpec:
     def name(self) -> str:
         """Name of the run's folder: readable, and ending in the hash."""
         return f"{run_label(self.choices, self.said, self.seed)}_{self.hash}"
+
+
+def loggers_of(resolved: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Key of each logger to its options, such as `logger.wandb`; in configs of earlier code one logger stands at `logger`.
+
+    Args:
+        resolved: The config as plain containers.
+
+    Raises:
+        ValueError: An option without its logger's name.
+    """
+    node = resolved.get("logger") or {}
+    if "_target_" in node:
+        return {"logger": node}
+    for name, options in node.items():
+        if not isinstance(options, dict):
+            having = [f"logger.{other}.{name}" for other, own in node.items() if isinstance(own, dict) and name in own]
+            known = " or ".join(having) or f"logger.NAME.{name}, where NAME is the logger's"
+            raise ValueError(f"logger.{name}={options}: options follow the name of their logger: {known}")
+    return {f"logger.{name}": options for name, options in node.items()}
 
 
 def run_spec(

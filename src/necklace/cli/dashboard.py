@@ -1,8 +1,9 @@
-"""A study's dashboard in W&B: necklace dashboard NAME saves it as a workspace of the study's project."""
+"""A study's dashboard in W&B: necklace dashboard NAME saves it as a workspace of the study's project, or as a report."""
 
 import argparse
 import os
 import sys
+from typing import Any
 
 from hydra import initialize_config_dir
 
@@ -20,9 +21,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("name", help="folder below experiments/")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="as they were given to ablate")
-    parser.add_argument("--dry-run", action="store_true", help="print the workspace as JSON; needs no network")
+    parser.add_argument("--report", action="store_true", help="a W&B Report of what was found instead: table, figures, recipe")
+    parser.add_argument("--dry-run", action="store_true", help="print the workspace or report as JSON; needs no network")
     parser.add_argument("--entity", default=os.environ.get("WANDB_ENTITY"), help="W&B user or team; yours, if not given")
     parsed = parser.parse_intermixed_args(arguments)
+    if parsed.report and parsed.overrides:
+        parser.error(f"{parsed.overrides[0]}: a report tells what the study's records say, and takes no overrides")
     # Here, so that --help need not wait for it.
     from necklace.tracking.wandb_run import WandbError
 
@@ -37,23 +41,35 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def dashboard(parsed: argparse.Namespace) -> str:
-    """Build the workspace and save it, or give its spec."""
+    """Build the workspace, or with --report the report, and save it, or give its spec.
+
+    Raises:
+        RuntimeError: There is no server to save it on, or that server cannot keep it.
+    """
     with at_once(ENDED):  # some of these would swallow Ctrl-C
-        from necklace.tracking.wandb_run import default_entity, wandb_mode
+        from necklace.tracking.wandb_run import at_server, default_entity, wandb_mode
         from necklace.tracking.wandb_workspace import workspace
 
-    entity = parsed.entity
+    entity, what = parsed.entity, "report" if parsed.report else "workspace"
     if not parsed.dry_run:
         mode, why = wandb_mode(None)
         if mode != "online":
             raise RuntimeError(
                 f"{why or 'no API key is configured (wandb login, or WANDB_API_KEY), or WANDB_MODE forbids it'}; "
-                "--dry-run prints the workspace without a server; experiments/NAME/report.html shows the same here"
+                f"--dry-run prints the {what} without a server; experiments/NAME/report.html shows the same here"
             )
-        entity = entity or default_entity()
-    study = read_study(EXPERIMENTS / study_name(parsed.name) / STUDY_FILE)
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        built = workspace(make_plan(study, parsed.overrides, 1), entity or "")
+        entity = entity or at_server("says whose key this is", default_entity)
+    folder = EXPERIMENTS / study_name(parsed.name)
+    if parsed.report:
+        from necklace.results.analysis import analyse
+        from necklace.study.store import read_records
+        from necklace.tracking.wandb_report import study_report
+
+        made: Any = study_report(analyse(read_records(folder)), entity or "")
+    else:
+        study = read_study(folder / STUDY_FILE)
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            made = workspace(make_plan(study, parsed.overrides, 1), entity or "")
     if parsed.dry_run:
-        return built._to_model().model_dump_json(by_alias=True, indent=1)
-    return f"saved: {built.save().url}"
+        return made._to_model().model_dump_json(by_alias=True, indent=1)
+    return f"saved: {at_server(f'keeps a {what}', lambda: made.save().url)}"

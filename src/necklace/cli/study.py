@@ -90,7 +90,7 @@ def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int
         console.print(f"(such as {retired[0]}); they come back when it asks for them again")
     _print(table, study.info.name)
     console.print(f"{folder}: runs.csv, table.md, table.tex, figures/, records/, report.html")
-    line = write_table(table, plan, mode[0]) if mode else None
+    line = write_table(table, results, plan, folder / "figures", mode[0]) if mode else None
     if line:
         console.print(line)
     return 1 if any(run.record is None for run in study.runs) else 0

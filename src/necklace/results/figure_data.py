@@ -27,8 +27,8 @@ def figure_data(results: Results) -> dict[str, Data]:
     Returns:
         Name to data, of the figures with any value; shares are in percent:
         `differences`: to the `baseline`, in percentage points: `mean`, `t` (the interval over seeds) and `images` (the interval
-        over test images for these weights), each [low, high]; `control`: to the row that has the neck's size, `mean` and `t`;
-        `finished` runs; `noise` is the baseline's standard deviation.
+        over test images for these weights), each [low, high]; `finished` runs; `noise` is the baseline's standard deviation.
+        `controls`: to `control`, the row that has the neck's size, of the rows that have one: `mean` and `t`.
         `params` and `latency`: `x` (parameters; ms for one image), `mean`, `sd`, and `front`: no other row is better in one of
         metric and cost without being worse in the other.
         `curves`: the val metric after `epoch` epochs, as `mean`, `low` and `high` over seeds, for epochs that all runs of a row
@@ -38,6 +38,7 @@ def figure_data(results: Results) -> dict[str, Data]:
     """
     rows = {
         "differences": [_difference(row) for row in results.rows if row.name != results.study.baseline],
+        "controls": [_to_control(row) for row in results.rows if row.control],
         "params": _with_front([_point(row, row.cost.params if row.cost else None) for row in results.rows]),
         "latency": _with_front([_point(row, row.cost.latency_ms if row.cost else None) for row in results.rows]),
         "curves": [_curve(row, _val_metric(results)) for row in results.rows],
@@ -50,8 +51,10 @@ def figure_data(results: Results) -> dict[str, Data]:
         for name, found in rows.items()
         if any(row["mean"] not in (None, []) for row in found)
     }
+    for name in data.keys() & {"differences", "curves", "sizes"}:
+        data[name] |= {"baseline": results.study.baseline}
     if "differences" in data:
-        data["differences"] |= {"baseline": results.study.baseline, "noise": _percent(results.noise)}
+        data["differences"] |= {"noise": _percent(results.noise)}
     return data
 
 
@@ -65,9 +68,19 @@ def _difference(row: Row) -> Data:
         "mean": _percent(difference.mean) if difference else None,
         "t": _ends(difference.interval) if difference else None,
         "images": _ends(row.images),
-        "control": {"mean": _percent(row.control.difference.mean), "t": _ends(row.control.difference.interval)}
-        if row.control
-        else None,
+    }
+
+
+def _to_control(row: Row) -> Data:
+    assert row.control is not None
+    difference = row.control.difference
+    return {
+        "name": row.name,
+        "control": row.control.name,
+        "n": difference.n,
+        "seeds": len(row.runs),
+        "mean": _percent(difference.mean),
+        "t": _ends(difference.interval),
     }
 
 

@@ -18,7 +18,6 @@ from necklace.plotting import (
     LEGEND,
     MARKERS,
     MOST_ROWS,
-    STYLES,
     add_legend,
     fitted_lines,
     plain_axes,
@@ -27,6 +26,7 @@ from necklace.plotting import (
     saved,
     set_title,
 )
+from necklace.results.bands import draw_curves, draw_sizes, row_count, row_note
 from necklace.results.figure_data import Data, figure_data
 from necklace.results.inside_figures import draw_fields, draw_gates
 from necklace.results.results import Results
@@ -79,23 +79,15 @@ def write_figures(results: Results, folder: Path) -> None:
 
 def _draw_differences(data: Data) -> Figure:
     rows = data["rows"][:MOST_ROWS]
-    figure, axes, places = row_axes([row["name"] for row in rows], [_count(row) for row in rows], 1.4)
+    figure, axes, places = row_axes([row["name"] for row in rows], [row_count(row) for row in rows], 1.4)
     axes.axvline(0, color=GREY, linewidth=0.8, zorder=1)
     if data["noise"] is not None:
         axes.axvspan(-data["noise"], data["noise"], color="#DDDDDD", linewidth=0, zorder=0)
-    for middle, row in zip(places, rows, strict=True):
-        y = middle - 0.1 if row["control"] else middle
+    for y, row in zip(places, rows, strict=True):
         if row["images"] is not None:
             axes.plot(row["images"], [y + 0.1] * 2, color=COLOURS[6], linewidth=1, marker="|", markersize=4, zorder=3)
-        if row["t"] is not None:
-            axes.plot(row["t"], [y, y], color=COLOURS[0], linewidth=2, zorder=3, solid_capstyle="butt")
-        if row["control"] is not None:
-            if row["control"]["t"] is not None:
-                axes.plot(row["control"]["t"], [y + 0.2] * 2, color=COLOURS[4], linewidth=2, zorder=3, solid_capstyle="butt")
-            axes.plot(row["control"]["mean"], y + 0.2, color=COLOURS[4], marker="s", markersize=4, zorder=4)
-        if row["mean"] is not None:
-            axes.plot(row["mean"], y, color=COLOURS[0], marker="o", markersize=5, zorder=4)
-        else:
+        _draw_difference(axes, y, row, COLOURS[0], "o")
+        if row["mean"] is None:
             why = "no run has finished" if row["finished"] == 0 else "shares no seed with the baseline"
             axes.annotate(why, (0.5, y), xycoords=("axes fraction", "data"), ha="center", va="center", color=GREY)
     axes.set(xlabel=f"difference in {data['metric']}, percentage points")
@@ -110,15 +102,34 @@ def _draw_differences(data: Data) -> Figure:
             ["95 % interval over test images, for these weights"],
         ),
     ]
-    if any(row["control"] for row in rows):
-        control = Line2D([], [], color=COLOURS[4], linewidth=2, marker="s", markersize=4)
-        entries.append((control, ["to the control of its own size, likewise over seeds"]))
     if data["noise"] is not None:
         entries.append(
             (Patch(color="#DDDDDD"), fitted_lines(f"± sd between seeds of {data['baseline']}: {data['noise']:.2g}", LEGEND, 2))
         )
     add_legend(figure, entries, len(data["rows"]))
     return figure
+
+
+def _draw_controls(data: Data) -> Figure:
+    rows = data["rows"][:MOST_ROWS]
+    names = [f"{row['name']} to {row['control']}" for row in rows]
+    figure, axes, places = row_axes(names, [row_count(row) for row in rows], 1.1)
+    axes.axvline(0, color=GREY, linewidth=0.8, zorder=1)
+    for y, row in zip(places, rows, strict=True):
+        _draw_difference(axes, y, row, COLOURS[4], "s")
+    axes.set(xlabel=f"difference in {data['metric']}, percentage points")
+    axes.grid(axis="x", alpha=0.3)
+    sign = Line2D([], [], color=COLOURS[4], linewidth=2, marker="s", markersize=5)
+    add_legend(figure, [(sign, ["to the control of its own size: mean,", "95 % t interval over seeds"])], len(data["rows"]))
+    return figure
+
+
+def _draw_difference(axes: Axes, y: float, row: Data, colour: str, marker: str) -> None:
+    """The mean of a row's differences with its interval over seeds, as far as it has them."""
+    if row["t"] is not None:
+        axes.plot(row["t"], [y, y], color=colour, linewidth=2, zorder=3, solid_capstyle="butt")
+    if row["mean"] is not None:
+        axes.plot(row["mean"], y, color=colour, marker=marker, markersize=5, zorder=4)
 
 
 def _draw_params(data: Data) -> Figure:
@@ -134,7 +145,7 @@ def _draw_points(data: Data, across: str, formatter: Formatter) -> Figure:
     rows = data["rows"][:MOST_ROWS]
     figure, axes = plain_axes(3.4 + 0.16 * (len(rows) + 1))
     for number, row in enumerate(rows):
-        label = fitted_lines(row["name"] + (f" ({_why(row)})" if _why(row) else ""), LEGEND, 2)
+        label = fitted_lines(row["name"] + (f" ({row_note(row)})" if row_note(row) else ""), LEGEND, 2)
         if row["mean"] is None:
             entries.append((Line2D([], [], linestyle=""), label))
             continue
@@ -171,63 +182,13 @@ def _draw_points(data: Data, across: str, formatter: Formatter) -> Figure:
     return figure
 
 
-def _draw_curves(data: Data) -> Figure:
-    figure, axes = _draw_bands(data, "epoch", "epochs", marker=max(len(row["epoch"]) for row in data["rows"]) == 1)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure
-
-
-def _draw_sizes(data: Data) -> Figure:
-    figure, axes = _draw_bands(data, "side", "side of the test images in pixels", marker=True)
-    sides = sorted({side for row in data["rows"] for side in row["side"]})
-    if len(sides) <= 8:
-        axes.set_xticks(sides)
-    return figure
-
-
-def _draw_bands(data: Data, across: str, label: str, marker: bool) -> tuple[Figure, Axes]:
-    rows = data["rows"][:MOST_ROWS]
-    figure, axes = plain_axes(3.4 + 0.16 * len(rows))
-    entries = []
-    for number, row in enumerate(rows):
-        look: Data = {
-            "color": COLOURS[number % len(COLOURS)],
-            "linestyle": STYLES[number // len(COLOURS) % len(STYLES)],
-            "linewidth": 1.5,
-            "marker": MARKERS[number % len(MARKERS)] if marker else "",
-            "markersize": 4,
-        }
-        name = fitted_lines(row["name"] + (f" ({_why(row)})" if _why(row) else ""), LEGEND, 2)
-        if row["mean"]:
-            axes.plot(row[across], row["mean"], zorder=3, **look)
-            axes.fill_between(row[across], row["low"], row["high"], color=look["color"], alpha=0.13, linewidth=0)
-            entries.append((Line2D([], [], **look), name))
-        else:
-            entries.append((Line2D([], [], linestyle=""), name))
-    axes.set_xlabel(label)
-    set_title(axes, f"{data['metric']} in %: mean and range over seeds")
-    axes.grid(alpha=0.3)
-    add_legend(figure, entries, len(data["rows"]))
-    return figure, axes
-
-
 _DRAW: dict[str, Callable[[Data], Figure]] = {
     "differences": _draw_differences,
+    "controls": _draw_controls,
     "params": _draw_params,
     "latency": _draw_latency,
-    "curves": _draw_curves,
-    "sizes": _draw_sizes,
+    "curves": draw_curves,
+    "sizes": draw_sizes,
     "gates": draw_gates,
     "fields": draw_fields,
 }
-
-
-def _count(row: Data) -> str:
-    """How many of the seeds are in the figure, where some are missing or there is only one."""
-    if row["n"] == row["seeds"]:
-        return "n = 1" if row["n"] == 1 else ""
-    return f"n = {row['n']}/{row['seeds']}"
-
-
-def _why(row: Data) -> str:
-    return "not measured" if row["n"] and row["mean"] in (None, []) else _count(row)

@@ -84,7 +84,9 @@ def _power(rows: Sequence[Row], baseline: str | None) -> list[str]:
     over = f"over {comparisons} comparison{'s' * (comparisons > 1)}"
     return [
         f"No stars with n = {' or '.join(map(str, short))}: {over}, an exact paired test of n = {short[0]} cannot go below "
-        f"p = {floor:.2g} after Holm's correction, whatever the data; {needed} seeds could reach 0.05."
+        f"p = {floor:.2g} after Holm's correction, whatever the data; {needed} seeds could reach 0.05. A t interval may leave "
+        "out 0 all the same: it takes the differences of the seeds to be normally distributed, which so few cannot show, while "
+        "the exact test assumes nothing of the kind."
     ]
 
 

@@ -11,6 +11,7 @@ from necklace.guard.text import printable
 from necklace.record import Record
 from necklace.results.figure_data import Data, figure_data
 from necklace.results.figures import render
+from necklace.results.recipe import commits, recipe
 from necklace.results.results import Results, metric_by_seed
 from necklace.results.table import TableText, mean_text
 
@@ -19,8 +20,12 @@ _FIGURES = {
     "differences": (
         "Difference to the baseline",
         "Mean of the differences paired by seed, in percentage points. The thick bar is the 95 % interval over seeds; the thin "
-        "bar is the 95 % interval over test images, for these weights. The band is the spread of the baseline between seeds. "
-        "Squares: the difference to the control, the row of the neck's own size.",
+        "bar is the 95 % interval over test images, for these weights. The band is the spread of the baseline between seeds.",
+    ),
+    "controls": (
+        "Difference to the control of its own size",
+        "The row minus the row of plain convolutions whose neck has as many parameters or multiply-adds: what is left is not a "
+        "matter of size. Mean of the differences paired by seed, with the 95 % interval over seeds, in percentage points.",
     ),
     "params": (
         "Against parameters",
@@ -78,6 +83,8 @@ def report_html(results: Results, table: TableText) -> str:
     return environment.get_template("report.html.j2").render(
         results=results,
         table=table,
+        recipe=recipe(results),
+        commits=commits(results),
         figures=[(name, *texts, _inline(name, data[name], texts[0])) for name, texts in _FIGURES.items() if name in data],
         pictures=[
             (run.row, run.seed, [(_caption(name), _png(content)) for name, content in run.thumbnails.items()])

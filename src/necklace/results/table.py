@@ -40,8 +40,12 @@ class TableText:
 
 
 def table_text(results: Results) -> TableText:
-    """The table of a study: metrics in percent, differences in percentage points, no column without content."""
-    columns = [column for column in (*_metric_columns(results), *_cost_columns(results)) if any(column[1])]
+    """The table of a study: metrics in percent, differences in percentage points, no column without content.
+
+    The answer comes first, then what it costs, then further statistics: a narrow screen shows the first columns.
+    """
+    every = (*_answer_columns(results), *_cost_columns(results), *_further_columns(results))
+    columns = [column for column in every if any(column[1])]
     return TableText(
         headers=tuple(header for header, _ in columns),
         rows=tuple(zip(*(texts for _, texts in columns), strict=True)),
@@ -50,7 +54,7 @@ def table_text(results: Results) -> TableText:
     )
 
 
-def _metric_columns(results: Results) -> list[Column]:
+def _answer_columns(results: Results) -> list[Column]:
     """The metric, and where there is a baseline, the differences to it and to the controls."""
     baseline, rows = results.study.baseline, results.rows
     compared = max(1, sum(row.name != baseline for row in rows))
@@ -65,18 +69,27 @@ def _metric_columns(results: Results) -> list[Column]:
     return columns + [
         ("difference", [_difference(row, compared) for row in rows]),
         ("95 % t", [_interval(row.difference.interval if row.difference else None) for row in rows]),
-        ("95 % BCa", [_interval(row.difference.bca if row.difference else None) for row in rows]),
-        ("p (Holm)", ["" if row.p_holm is None else f"{row.p_holm:.2g}" for row in rows]),
-        ("P(better)", [f"{row.difference.p_better:.2f}" if row.difference else "" for row in rows]),
-        ("effect", [_effect(row) for row in rows]),
-        ("95 % images", [_interval(row.images) for row in rows]),
         ("to control", [_to_control(row) for row in rows]),
         ("95 % t to control", [_interval(row.control.difference.interval if row.control else None) for row in rows]),
+        ("p (Holm)", ["" if row.p_holm is None else f"{row.p_holm:.2g}" for row in rows]),
+    ]
+
+
+def _further_columns(results: Results) -> list[Column]:
+    """Other statistics of the differences to the baseline, and the options that were chosen for the rows."""
+    rows = results.rows
+    differences = [row.difference for row in rows]
+    return [
+        ("95 % images", [_interval(row.images) for row in rows]),
+        ("95 % BCa", [_interval(difference.bca if difference else None) for difference in differences]),
+        ("P(better)", [f"{difference.p_better:.2f}" if difference else "" for difference in differences]),
+        ("effect", [_effect(row) for row in rows]),
+        ("chosen", [", ".join(f"{key}={value}" for key, value in row.chosen.items()) for row in rows]),
     ]
 
 
 def _cost_columns(results: Results) -> list[Column]:
-    """The costs of the rows' models, and the options that were chosen for them."""
+    """The costs of the rows' models."""
     costs = [row.cost for row in results.rows]
     return [
         ("params", [f"{cost.params:,}" if cost else "" for cost in costs]),
@@ -86,7 +99,6 @@ def _cost_columns(results: Results) -> list[Column]:
         ("latency ms", [_number(cost and cost.latency_ms, 2) for cost in costs]),
         ("train images/s", [_number(cost and cost.train_images_per_s, 0) for cost in costs]),
         ("peak MiB", [_number(cost and cost.peak_memory_mib, 0) for cost in costs]),
-        ("chosen", [", ".join(f"{key}={value}" for key, value in row.chosen.items()) for row in results.rows]),
     ]
 
 

@@ -178,9 +178,12 @@ def _homeless(overrides: Sequence[str]) -> list[str]:
 
 
 def _compared(text: str, suffix: str) -> str:
-    """The part of a file that has to be equal: not how JSON is spelled, nor drawings, whose lines depend on matplotlib."""
+    """The part of a file that has to be equal: not how JSON is spelled, nor drawings, whose lines depend on matplotlib.
+
+    Nor the days of commits, which records of earlier code do not hold: they come from the checkout's history, if it has them.
+    """
     if suffix == ".html":
-        return re.sub(r"<svg\b.*?</svg>", "", text, flags=re.DOTALL)
+        return re.sub(r"<(svg|time)\b.*?</\1>", "", text, flags=re.DOTALL)
     if suffix == ".json":
         try:
             return json.dumps(json.loads(text), sort_keys=True)

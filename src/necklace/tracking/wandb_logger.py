@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -18,9 +18,10 @@ from pytorch_lightning.loggers import WandbLogger
 
 from necklace.data.files import readable
 from necklace.identity import hash_of_name, leaves, run_words, shortened, shown
+from necklace.parts import ALIASES
 from necklace.record import Record
 from necklace.tracking.tracker import AboutRun, Tracker, print_once, run_summary
-from necklace.tracking.wandb_run import FINISH_S, arrived, offline_line, open_run, wandb_mode
+from necklace.tracking.wandb_run import FINISH_S, arrived, link_beside, offline_line, open_run, wandb_mode
 
 # A checkpoint takes longer to upload than numbers do: seconds.
 ARTIFACT_S = 60.0
@@ -190,14 +191,55 @@ def wandb_logger(
         hash_of_name(folder.name),
         mode,
         FINISH_S + ARTIFACT_S * artifact,
+        program="necklace train",
         project=project_name(project),
         group=shortened(said, MOST_GROUP),
         name=folder.name,
         job_type=shortened(row or said, MOST_WORDS),
         tags=run_tags(values, about["overrides"], AXES if axes is None else axes, config["seed"]),
-        config=config,
+        config=shown_config(config, about["choices"]),
     )
-    return None if run is None else WandbRunLogger(run, folder)
+    if run is None:
+        return None
+    link_beside(folder, Path(run.dir).parent)
+    return WandbRunLogger(run, folder)
+
+
+def shown_config(config: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, Any]:
+    """A run's config as W&B shows it: chosen names stand where people look for them to group by, their options under `options`.
+
+    Args:
+        config: The resolved config as plain containers.
+        choices: Config group to chosen name.
+
+    Returns:
+        Such as `{"neck": "focal", "seed": 0, "options": {"neck": {"focal_level": 2}}}`.
+    """
+    return {**config, **choices, "options": {group: config[group] for group in choices if group in config}}
+
+
+def config_column(key: str, choices: Iterable[str]) -> str:
+    """The column of W&B's table of runs that shows a key of a run's config, such as `neck` or `neck.focal_level`."""
+    first, _, rest = key.partition(".")
+    if key in choices or not rest:
+        return f"config:{key}.value"
+    return f"config:options.value.{key}" if first in choices else f"config:{first}.value.{rest}"
+
+
+def wandb_options(loggers: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """The options of W&B's logger among those of a run, or None where W&B is not one of them."""
+    return next((options for options in loggers.values() if is_wandb(options)), None)
+
+
+def is_wandb(options: Mapping[str, Any]) -> bool:
+    """Whether these are the options of W&B's logger."""
+    target = str(options.get("_target_"))
+    return ALIASES.get(target, target) == f"{wandb_logger.__module__}.{wandb_logger.__name__}"
+
+
+def project_of(loggers: Mapping[str, dict[str, Any]], study: str) -> str:
+    """The W&B project that a study's runs go to; its own name, where they have no such logger."""
+    return project_name((wandb_options(loggers) or {}).get("project") or study)
 
 
 def run_tags(values: Mapping[str, str], said: Sequence[str], axes: Sequence[str], seed: int) -> list[str]:

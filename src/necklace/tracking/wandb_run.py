@@ -8,12 +8,12 @@ its last rows; a resumed run therefore starts another file, with a number after 
 import os
 import ssl
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -23,6 +23,8 @@ from wandb.errors import Error as WandbError
 from necklace.code_version import git_state
 from necklace.guard.private import scrubbed, without_home
 from necklace.tracking.tracker import print_once
+
+T = TypeVar("T")
 
 # Seconds. Without limits W&B waits 108 s for a server that does not answer, and at the end of a run without end.
 PROBE_S, INIT_S, FINISH_S = 5.0, 5.0, 5.0
@@ -37,7 +39,7 @@ ALIASES = {"dryrun": "offline", "run": "online"}
 _found: dict[str, str | None] = {}
 
 
-def open_run(folder: Path, run_id: str, mode: str, finish_s: float, **about: Any) -> wandb.Run | None:
+def open_run(folder: Path, run_id: str, mode: str, finish_s: float, program: str, **about: Any) -> wandb.Run | None:
     """Open a W&B run, offline where the server fails.
 
     Args:
@@ -45,6 +47,7 @@ def open_run(folder: Path, run_id: str, mode: str, finish_s: float, **about: Any
         run_id: The W&B run's id, or the beginning of it where the folder holds runs already.
         mode: `online` or `offline`.
         finish_s: Seconds that its end may wait for the upload.
+        program: What W&B calls the program that made the run; the launcher's processes have no script that it could find.
         about: Further arguments of `wandb.init`.
 
     Returns:
@@ -60,6 +63,7 @@ def open_run(folder: Path, run_id: str, mode: str, finish_s: float, **about: Any
             settings = wandb.Settings(
                 console="off",
                 silent=True,
+                program=program,
                 git_commit=git["sha"] if git else None,
                 disable_git=git is None,
                 init_timeout=INIT_S,
@@ -93,6 +97,20 @@ def open_run(folder: Path, run_id: str, mode: str, finish_s: float, **about: Any
             (Path(run.dir).parent / UPLOADING).touch()
         return run
     return None
+
+
+def link_beside(folder: Path, files: Path) -> None:
+    """Link a W&B run's folder from the one that holds all runs, so that `wandb leet outputs/STUDY` shows them.
+
+    Args:
+        folder: The run's folder. Links to its earlier W&B runs, which hold less of the same history, are removed.
+        files: The folder of its newest W&B run, somewhere below.
+    """
+    with suppress(OSError):  # a file system without links; the runs are where they always are
+        for link in folder.parent.glob("*run-*"):
+            if link.is_symlink() and Path(os.readlink(link)).parts[:1] == (folder.name,):
+                link.unlink(missing_ok=True)
+        (folder.parent / files.name).symlink_to(os.path.relpath(files, folder.parent), target_is_directory=True)
 
 
 @contextmanager
@@ -238,6 +256,27 @@ def _probe(server: str) -> str | None:
     thread.start()
     thread.join(PROBE_S)
     return outcome[0]
+
+
+def at_server(does: str, ask: Callable[[], T]) -> T:
+    """What a server answers, for servers that may know a part of W&B only.
+
+    Args:
+        does: What the server was hoped to do, such as `keeps a report`.
+        ask: Asks it.
+
+    Raises:
+        RuntimeError: It does not, in a sentence, whatever W&B's libraries made of its answer.
+    """
+    try:
+        answer = ask()
+    except Exception as error:  # an answer without what W&B's own server would say ends in errors of any kind
+        words = f"{error}".strip().partition("\n")[0]
+        raise RuntimeError(
+            f"{_server()} is no server that {does} ({type(error).__name__}{f': {words}' if words else ''}); "
+            "--dry-run prints what would be saved"
+        ) from error
+    return answer
 
 
 def default_entity() -> str | None:

@@ -1,6 +1,8 @@
-"""A study in W&B: the names and tags of its runs, its table as a run of its own, and the upload of offline runs."""
+"""A study in W&B: the names and tags of its runs, its table and figures as a run of its own, and the upload of offline runs."""
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,15 +15,17 @@ import wandb
 from rich.console import Console
 
 from necklace.atomic import write_whole
-from necklace.identity import shown
-from necklace.parts import ALIASES
+from necklace.identity import shortened, shown
+from necklace.results.figure_data import Data, figure_data
+from necklace.results.results import Results
 from necklace.results.table import TableText
 from necklace.study.plan import Plan
 from necklace.study.status import RunStatus
-from necklace.tracking.wandb_logger import project_name, wandb_logger
+from necklace.tracking.wandb_logger import MOST_WORDS, is_wandb, project_of, wandb_options
 from necklace.tracking.wandb_run import FINISH_S, arrived, offline_line, open_run, run_files, unsynced, wandb_mode
 
 TABLE = ".table"
+DIFFERENCES = ("differences", "controls")
 ENDED = ("done", "stale", "failed")
 # Seconds that an upload may take: to start with, and for each run.
 SYNC_S, SYNC_RUN_S = 30.0, 20.0
@@ -42,7 +46,7 @@ def logger_settings(plan: Plan, console: Console) -> dict[str, dict[str, Any]]:
         console.print(offline_line(why), markup=False)
     shared: dict[str, Any] = {f"{key}.axes": list(plan.axes) for key, options in plan.loggers.items() if "axes" in options}
     if why:
-        shared |= {f"{key}.mode": "offline" for key, options in plan.loggers.items() if _is_wandb(options)}
+        shared |= {f"{key}.mode": "offline" for key, options in plan.loggers.items() if is_wandb(options)}
     with_row = [f"{key}.row" for key, options in plan.loggers.items() if "row" in options]
     # What a study tries for a row, to choose from it, is no row of its own, but its runs are not to be averaged either.
     tried = [", ".join([run.row, *(f"{key}={shown(value)}" for key, value in run.choice.items())]) for run in plan.runs]
@@ -55,52 +59,69 @@ def wandb_mode_of(plan: Plan) -> tuple[str, str | None] | None:
     Returns:
         The mode, and why it is offline although online was meant; None where W&B is no logger of theirs, or disabled.
     """
-    own = next((options for options in plan.loggers.values() if _is_wandb(options)), None)
+    own = wandb_options(plan.loggers)
     if own is None:
         return None
     mode, why = wandb_mode(own["mode"])
     return None if mode == "disabled" else (mode, why)
 
 
-def _is_wandb(options: dict[str, Any]) -> bool:
-    target = options.get("_target_")
-    return ALIASES.get(str(target), target) == f"{wandb_logger.__module__}.{wandb_logger.__name__}"
+def table_id(study: str) -> str:
+    """The W&B id of the run that holds a study's table: the study's name, in characters that an id may have."""
+    return shortened(re.sub(r"[^\w.-]+", "-", study), MOST_WORDS)
 
 
-def write_table(table: TableText, plan: Plan, mode: str) -> str | None:
-    """Put a study's table into a W&B run of its own, in place of an earlier one that differs.
+def write_table(table: TableText, results: Results, plan: Plan, figures: Path, mode: str) -> str | None:
+    """Put a study's table, its differences and its figures into a W&B run of its own, in place of an earlier one that differs.
 
     Args:
         table: The study's table.
+        results: What it was made from.
         plan: The study; the run's folder is `.table` beside the runs'.
+        figures: The folder of its figures.
         mode: `online` or `offline`.
 
     Returns:
         A line that says where it is, or None where it exists already or W&B does not start.
     """
-    folder = plan.root / TABLE
+    data = figure_data(results)
+    folder, text = plan.root / TABLE, f"{table}{json.dumps(data)}"
     content = folder / "content"
-    if content.exists() and content.read_text(encoding="utf-8") == str(table):
+    if content.exists() and content.read_text(encoding="utf-8") == text:
         return None
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    project = project_name(plan.name)
-    about = {"project": project, "group": "table", "name": "table", "job_type": "table", "tags": ["table"]}
-    run = open_run(folder, "table", mode, FINISH_S, **about, config={"question": plan.file.question})
+    about = {"project": project_of(plan.loggers, plan.name), "group": "table", "job_type": "table", "tags": ["table"]}
+    about |= {"name": f"{plan.name}: table", "config": {"study": plan.name, "question": plan.file.question}}
+    run = open_run(folder, table_id(plan.name), mode, FINISH_S, program="necklace ablate", **about)
     if run is None:
         return None
     file = Path(run.dir).parent
     url = None if run.offline else run.url
     columns = {name: _numbers(column) for name, column in _columns(table)}
     try:
-        run.log({"table": wandb.Table(list(columns), [list(row) for row in zip(*columns.values(), strict=True)])})
+        logged: dict[str, Any] = {
+            "table": wandb.Table(list(columns), [list(row) for row in zip(*columns.values(), strict=True)])
+        }
+        logged |= {name: _differences(data[name]) for name in DIFFERENCES if name in data}
+        drawn = [path for name in data if (path := figures / f"{name}.png").is_file()]
+        run.log(logged | {f"figures/{path.stem}": wandb.Image(str(path)) for path in drawn})
         run.finish()
     except Exception as error:  # W&B raises what its own process and its libraries raise
         return f"W&B did not take the study's table ({type(error).__name__}: {error})"
-    write_whole(content, str(table))
+    write_whole(content, text)
     if url:
         arrived(file)
     return f"the study's table in W&B: {url or os.path.relpath(file)}"
+
+
+def _differences(data: Data) -> wandb.Table:
+    """The data of the figure of differences, to the baseline or to the controls, as a table: percentage points."""
+    rows = [
+        [row["name"], row.get("control", data.get("baseline")), row["n"], row["mean"], *(row["t"] or (None, None))]
+        for row in data["rows"]
+    ]
+    return wandb.Table(["row", "to", "n", "difference", "95 % t from", "95 % t to"], rows)
 
 
 def _columns(table: TableText) -> list[tuple[str, list[str]]]:

@@ -63,7 +63,7 @@ def open_run(folder: Path, run_id: str, mode: str, finish_s: float, program: str
             settings = wandb.Settings(
                 console="off",
                 silent=True,
-                program=program,
+                program=without_home(program),
                 git_commit=git["sha"] if git else None,
                 disable_git=git is None,
                 init_timeout=INIT_S,
@@ -72,7 +72,6 @@ def open_run(folder: Path, run_id: str, mode: str, finish_s: float, program: str
                 x_graphql_retry_max=1,
                 x_graphql_retry_wait_max_seconds=1,
                 x_executable=without_home(sys.executable),
-                program=without_home(getattr(sys.modules.get("__main__"), "__file__", None)),
                 x_disable_meta=os.path.expanduser("~").strip("/") in place,
             )
             with _without_launch(), _arguments_without_home():

@@ -151,7 +151,7 @@ print(sorted(name for name in set(sys.modules) - before if name.startswith("neck
     lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines[0] == "[]"
     files = ["blocks", "control", "depthwise", "focal", "focal_block", "focal_levels", "focal_parts"]
-    files += ["focal_triton", "options", "pools", "spp"]
+    files += ["options", "pools", "spp"]
     assert lines[1] == str(["necklace", "necklace.inference", "necklace.necks", *(f"necklace.necks.{name}" for name in files)])
 
 
@@ -165,9 +165,7 @@ print(sorted(name for name in set(sys.modules) - before if name.startswith("neck
         ("depthwise", set()),
         ("pools", {"depthwise"}),
         ("spp", {"blocks", "options", "pools"}),
-        ("focal_levels", {"depthwise", "focal_triton"}),
-        ("focal_triton", {"depthwise", "focal_kernels"}),
-        ("focal_kernels", set()),
+        ("focal_levels", {"depthwise"}),
         ("focal", {"blocks", "depthwise", "focal_levels", "focal_parts", "options"}),
         ("focal_block", {"blocks", "focal", "options"}),
     ],

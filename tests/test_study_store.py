@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from necklace.study.costs import read_costs, write_costs
 from necklace.study.excerpts import read_pictures, read_thumbnails
-from necklace.study.store import read_costs, read_info, read_records, read_retired, retired_runs, write_costs, write_records
+from necklace.study.store import read_info, read_records, read_retired, retired_runs, write_records
 from tests.synthetic import synthetic_study
 
 

@@ -47,7 +47,7 @@ study() { (cd "$SCRATCH" && python3 -m necklace.cli.main ablate gpu_fast hydra.l
 export -f study
 export SCRATCH
 
-step tests 100 python3 -m pytest -q -p no:cacheprovider -p no:benchmark -n 4 -m gpu tests/test_on_gpu.py tests/test_necks_focal_triton.py
+step tests 100 python3 -m pytest -q -p no:cacheprovider -p no:benchmark -n 4 -m gpu tests/test_on_gpu.py
 step study 220 bash -c study
 step necks 60 python3 -m necklace.cli.main bench necks --device cuda --rounds 5 --out "$OUT"
 cp "$SCRATCH"/experiments/gpu_fast/{table.md,runs.csv} "$OUT"/ 2>/dev/null

@@ -14,11 +14,10 @@ from necklace.cli.bench_machine import Machine
 from necklace.cli.bench_necks_table import COLUMNS, Row, picture
 from necklace.cli.bench_report import Report
 from necklace.cli.bench_timing import Times, Work, best_rates, interleaved
-from necklace.necks import SPP, SPPF, ConvNeck, FocalBlock, FocalModulation, focal_triton
+from necklace.necks import SPP, SPPF, ConvNeck, FocalBlock, FocalModulation
 from necklace.necks.depthwise import DepthwiseConv
 
 LAST = torch.channels_last
-TRITON = "ours, Triton"  # a way on a GPU only
 Way = tuple[Callable[[int], nn.Module], torch.memory_format]
 """What builds a neck from its number of channels, and the layout of the maps that it gets."""
 
@@ -41,15 +40,6 @@ class ChainedSPPF(SPPF):
         for _ in range(3):
             found.append(F.max_pool2d(found[-1], self.kernel_size, 1, self.kernel_size // 2))
         return self.cv2(torch.cat(found, dim=1))
-
-
-class TritonModulation(FocalModulation):
-    """Focal modulation with its levels in Triton kernels."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Modulate the map [B, C, h, w]."""
-        with focal_triton.switched_on():
-            return super().forward(x)
 
 
 def plain(neck: nn.Module) -> nn.Module:
@@ -76,7 +66,6 @@ def _focal(levels: int, window: int) -> dict[str, Way]:
         "timm, contiguous": (theirs, torch.contiguous_format),
         "plain": (lambda channels: plain(ours(channels)), LAST),
         "ours": (ours, LAST),
-        TRITON: (lambda channels: TritonModulation(channels, focal_level=levels, focal_window=window), LAST),
         "ours, recompute": (lambda channels: ours(channels, recompute=True), LAST),
     }
 
@@ -142,8 +131,6 @@ def _family(
     """The rows of a neck's ways, in both directions."""
     rows, built = [], {}
     for way, (build, layout) in FAMILIES[family].items():
-        if way == TRITON and (device.type != "cuda" or focal_triton.missing()):
-            continue
         torch.manual_seed(0)
         x, grad = (torch.randn(size, device=device).contiguous(memory_format=layout) for _ in range(2))
         built[way] = build(size[1]).to(device), x.requires_grad_(), grad

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from necklace.necks import depthwise, focal_triton
+from necklace.necks import depthwise
 from necklace.necks.depthwise import (
     WIDTH,
     DepthwiseConv,
@@ -78,8 +78,6 @@ def aggregated(
     """
     if gates is not None and not top_only and _official(layers):
         weights = [parameter for layer in layers for parameter in layer.parameters()]
-        if not recompute and focal_triton.applies(z, gates, weights):
-            return focal_triton.levels(z, gates, weights, global_context)
         if eager(z, *weights) and z.numel() >= depthwise.LEAST:
             if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (z, gates, *weights)):
                 return _Levels.apply(global_context, recompute, z, gates, *weights)

@@ -27,8 +27,9 @@ from necklace.launcher.server import without_main
 from necklace.launcher.slots import lock_name
 from necklace.locks import locked
 from necklace.run.conditions import device_name
+from necklace.study.costs import read_costs, write_costs
 from necklace.study.plan import Plan, PlannedRun
-from necklace.study.store import StudyRun, read_costs, write_costs
+from necklace.study.store import StudyRun
 
 # After `LEAST` rounds, slow models end it early: no other round begins after so many seconds for each row.
 ROUNDS, LEAST, ROW_SECONDS, FORWARDS = 14, 3, 0.5, 10

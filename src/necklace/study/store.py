@@ -21,8 +21,9 @@ from necklace.atomic import write_changed
 from necklace.guard.links import check_no_link
 from necklace.guard.names import check_listed
 from necklace.identity import hash_of_name
-from necklace.migrations import LAYOUT, migrated_cost, migrated_study
+from necklace.migrations import LAYOUT, migrated_study
 from necklace.record import Record, check_file_of_evidence, checked, parse_record, read_json
+from necklace.study.costs import read_costs, write_costs
 from necklace.study.excerpts import SHOWN, Curve
 
 RETIRED = "retired"
@@ -130,19 +131,6 @@ class _Kept:
     record: dict[str, Any]
     curve: Curve
     pictures: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Cost:
-    """What was measured of a row: speeds and memory, the run and code that it was measured of, and the conditions."""
-
-    latency_ms: float
-    train_images_per_s: float
-    peak_memory_mib: float
-    device: str
-    threads: int
-    hash: str
-    code: str
 
 
 _COMPACT: Mapping[str, Any] = {"separators": (",", ":"), "sort_keys": True, "allow_nan": False}
@@ -299,25 +287,3 @@ def thumbnail_files(records: Path, run: str) -> dict[str, Path]:
     start = f"{run}."
     found = {path.stem.removeprefix(start): path for path in sorted(records.glob(f"{escape(start)}*.png"))}
     return {name: found[name] for pattern in SHOWN for name in found if fnmatchcase(name, pattern)}
-
-
-def write_costs(costs: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Write the costs of a study's rows into its folder."""
-    path = folder / "records" / "costs.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_changed(path, json.dumps(costs, indent=1, sort_keys=True, allow_nan=False) + "\n")
-
-
-def read_costs(folder: Path) -> dict[str, dict[str, Any]]:
-    """The costs in a study's folder; none if there are none.
-
-    Raises:
-        ValueError: The file is not what `write_costs` writes.
-    """
-    path = folder / "records" / "costs.json"
-    if not path.exists():
-        return {}
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: must be a mapping of rows to their costs")
-    return {row: asdict(checked(_Cost, migrated_cost(cost), path, row)) for row, cost in content.items()}

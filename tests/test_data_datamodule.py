@@ -144,7 +144,8 @@ def test_a_plan_knows_the_options_of_the_batches():
 
 
 def test_alternate_flips_each_image_in_every_other_epoch() -> None:
-    data = module(augment=Augmentation(flip="alternate"))
+    augment = Augmentation(flip="alternate")
+    data = DataModule(read_splits(Glyphs(train=40, test=12)), sizes=Fixed(24), batch_size=12, seed=0, augment=augment)
     (first, *_) = data.train_dataloader()
     plain = data.prepare(first, augment=False).images
     shown = [data.prepare(first._replace(step=(epoch, 0, 0)), augment=True).images for epoch in range(4)]

@@ -24,7 +24,8 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "srun").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     values = {"NTASKS": "2", "NTASKS_PER_NODE": "2", "JOB_ID": "7", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0"}
-    for name, value in (values | {"NNODES": "1", "NODEID": "0"}).items():
+    step = {"STEP_ID": "0", "STEP_NUM_TASKS": "2", "NODELIST": "127.0.0.1"}
+    for name, value in (values | step | {"NNODES": "1", "NODEID": "0"}).items():
         monkeypatch.setenv(f"SLURM_{name}", value)
 
 

@@ -127,11 +127,13 @@ def strange_options(config: Mapping[str, Any], identity: Mapping[str, Any], dige
     data = config.get("data")
     given = leaves({**config, "data": {**(data if isinstance(data, dict) else {}), "digest": dict(digest)}})
     absent = object()
-    # The identity holds the digest of a weights file, not its path; and no home, which old configs do.
+    # The identity holds the digest of a weights file, not its path; the number of processes, which a config may leave to the
+    # machine; and no home, which old configs do.
     return [
         key
         for key, value in leaves(identity).items()
-        if key != "backbone.pretrained" and without_home(given.get(key, absent)) != without_home(value)
+        if key not in ("backbone.pretrained", "trainer.processes")
+        and without_home(given.get(key, absent)) != without_home(value)
     ]
 
 

@@ -75,6 +75,7 @@ class _Device(TypedDict):
 class _Git(TypedDict):
     sha: str
     dirty: bool
+    date: NotRequired[str]
 
 
 class _Versions(TypedDict):

@@ -58,6 +58,14 @@ def test_a_checkpoint_of_another_seed_is_refused_and_all_stays(train_run: Train)
     assert (again.weights_hash, again.resumed) == (zero.weights_hash, 0)
 
 
+def test_a_checkpoint_does_not_say_where_it_lay(train_run: Train, tmp_path: Path) -> None:
+    _, folder = train_run("seed=0")
+    for name in ("best", "last"):
+        callbacks = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["callbacks"]
+        assert any("best_model_path" in state for state in callbacks.values())
+        assert str(tmp_path) not in repr(callbacks)
+
+
 def test_weights_that_are_not_the_chosen_ones_leave_no_record(train_run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen, folder = train_run()
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)

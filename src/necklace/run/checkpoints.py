@@ -69,14 +69,17 @@ class Kept(ModelCheckpoint):
         return better
 
     def state_dict(self) -> dict[str, Any]:
-        """The best epoch and its loss besides Lightning's own state."""
-        return super().state_dict() | {"best_loss": self._best_loss, "best_epoch": self.best_epoch}
+        """The best epoch and its loss besides Lightning's own state, without the folder: a checkpoint may be passed on."""
+        state = super().state_dict() | {"best_loss": self._best_loss, "best_epoch": self.best_epoch, "dirpath": ""}
+        named = {name: Path(state[name]).name for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        kept = {Path(path).name: score for path, score in state["best_k_models"].items()}
+        return state | named | {"best_k_models": kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the state of a checkpoint that lies in this folder, wherever it was written."""
         here = str(Path(str(self.dirpath)) / f"{self.filename}.ckpt")
         moved: dict[str, Any] = {"dirpath": self.dirpath}
-        for name in ("best_model_path", "kth_best_model_path"):
+        for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
             moved[name] = here if state_dict[name] else ""
         moved["best_k_models"] = dict.fromkeys([here], state_dict["best_model_score"]) if state_dict["best_k_models"] else {}
         self._best_loss, self.best_epoch = state_dict["best_loss"], state_dict["best_epoch"]

@@ -127,8 +127,7 @@ def strange_options(config: Mapping[str, Any], identity: Mapping[str, Any], dige
     data = config.get("data")
     given = leaves({**config, "data": {**(data if isinstance(data, dict) else {}), "digest": dict(digest)}})
     absent = object()
-    # The identity holds the digest of a weights file, not its path; the number of processes, which a config may leave to the
-    # machine; and no home, which old configs do.
+    # The identity holds a weights file's digest, not its path; a number of processes that no config says; and no home.
     return [
         key
         for key, value in leaves(identity).items()
@@ -289,9 +288,8 @@ def _processes(trainer: dict[str, Any]) -> int:
     """The processes that train a run, by its resolved `trainer`."""
     devices = trainer.get("devices", 1)
     if str(devices) in ("auto", "-1"):
-        if trainer.get("accelerator") not in ("auto", "gpu", "cuda"):
-            devices = 1
-        else:
+        devices = 1
+        if trainer.get("accelerator") in ("auto", "gpu", "cuda"):
             import torch  # here: tables read identities without torch
 
             devices = max(1, torch.cuda.device_count())

@@ -186,7 +186,9 @@ def test_an_option_that_is_new_says_at_which_value_runs_are_as_before(choice: st
 def test_top_level_options_are_known_as_well() -> None:
     known = json.loads(OPTIONS.read_text())
     config = resolved(compose_train([])[0])
-    assert set(config) - necklace.identity.NEUTRAL[""] - necklace.identity.ADDED.keys() <= set(known["train"])
+    added = necklace.identity.ADDED.keys()
+    new = set(config) - necklace.identity.NEUTRAL[""] - added - set(known["train"])
+    assert all(f"{group}.{option}" in added for group in new for option in config[group])
 
 
 def test_an_added_option_counts_only_where_it_differs_from_as_before(monkeypatch: pytest.MonkeyPatch) -> None:

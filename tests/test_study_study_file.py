@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from necklace.study.study_file import expand, override, read_study, study_name
+from necklace.study.overrides import override
+from necklace.study.study_file import expand, read_study, study_name
 from tests.test_study_plan import plan_of, study_file
 
 pytestmark = pytest.mark.usefixtures("hydra_ready")

@@ -9,9 +9,10 @@ from rich.console import Console
 
 from necklace.results.figure_data import figure_data
 from necklace.results.table import TableText
+from necklace.study.overrides import override
 from necklace.study.plan import Plan, make_plan
 from necklace.study.status import StatusReader
-from necklace.study.study_file import override, read_study
+from necklace.study.study_file import read_study
 from necklace.tracking import wandb_run
 from necklace.tracking.wandb_run import UPLOADING, run_files, unsynced
 from necklace.tracking.wandb_study import logger_settings, sync, table_id, write_table

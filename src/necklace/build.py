@@ -15,6 +15,7 @@ from necklace.data.sizes import Fixed, Sizes
 from necklace.data.splits import OPTIONS, splits_key, splits_of
 from necklace.model import Model, build_model
 from necklace.parts import ALIASES, REFERRED
+from necklace.seeding import seed_of
 
 if TYPE_CHECKING:
     from necklace.data.datamodule import DataModule
@@ -34,7 +35,8 @@ def datamodule_of(resolved: dict[str, Any]) -> "DataModule":
 
     augment, sizes, options = _data_parts(resolved["data"])
     key = splits_key(resolved["data"])
-    return DataModule(splits_of(key), sizes, resolved["batch_size"], resolved["seed"], augment, **options)
+    seeds = {"seed": seed_of(resolved, "order"), "augment_seed": seed_of(resolved, "augment")}
+    return DataModule(splits_of(key), sizes, resolved["batch_size"], augment=augment, **seeds, **options)
 
 
 def _data_parts(data: dict[str, Any]) -> tuple[Augmentation, Sizes, dict[str, Any]]:
@@ -63,7 +65,7 @@ def model_for(config: DictConfig, classes: int, image_size: tuple[int, int] | No
         lambda **sizes: instantiate(config.head, **sizes),
         classes,
         image_size,
-        config.seed,
+        seed_of(config, "init"),  # pyright: ignore[reportArgumentType]
         is_dense(config.head),
     )
     model.mirror = bool(config.get("mirror"))  # not there in records of before

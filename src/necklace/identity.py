@@ -70,6 +70,7 @@ ADDED: dict[str, Any] = {
     "backbone.stages": None,
     "optimizer.fused": None,
     "mirror": False,
+    **{f"streams.{name}": 0 if name == "rounding" else None for name in ("init", "order", "augment", "rounding")},
 }
 
 
@@ -279,9 +280,9 @@ def _without(node: dict[str, Any], path: Sequence[str], value: Any) -> dict[str,
     name, *rest = path
     if not isinstance(node, dict) or name not in node:
         return node
-    if rest:
-        return {**node, name: _without(node[name], rest, value)}
-    return node if node[name] != value else {key: kept for key, kept in node.items() if key != name}
+    left = _without(node[name], rest, value) if rest else node[name]
+    gone = left == ({} if rest else value)  # with its last option goes a group, which was not there before
+    return {key: kept for key, kept in node.items() if key != name} if gone else {**node, name: left}
 
 
 def _processes(trainer: dict[str, Any]) -> int:

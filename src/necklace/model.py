@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from necklace.backbones import Backbone
-from necklace.seeding import stream
+from necklace.seeding import stream, torch_generator
 
 
 class Model(nn.Module):
@@ -83,6 +83,27 @@ def build_model(
             made_head = head(channels=made_neck.out_channels, num_classes=num_classes, map_size=map_size, stride=stride)
     model = Model(made_backbone, made_neck, made_head)
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def move_last_place(model: nn.Module, draw: int) -> None:
+    """Move each weight to the next number above or below it, or leave it, each with probability 1/3.
+
+    Numerically that is nothing. So two runs that differ in the draw alone differ by what rounding does to a training. A weight
+    of 0 stays, since its neighbours are not normal numbers, which are slow to compute with.
+
+    Args:
+        model: Its parameters are moved in place.
+        draw: Number of the draw, from 1; 0 moves nothing. Each parameter has a stream of its own, so that the backbone is moved
+            alike whatever the neck.
+    """
+    if not draw:
+        return
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.is_floating_point():
+                steps = torch.randint(-1, 2, weight.shape, generator=torch_generator(draw, f"rounding/{name}")).to(weight)
+                moved = torch.nextafter(weight, weight + steps * weight.abs().clamp(min=1))
+                weight.copy_(torch.where(weight == 0, weight, moved))
 
 
 def weights_hash(module: nn.Module) -> str:

@@ -11,7 +11,7 @@ GIVEN: dict[str, tuple[tuple[str, ...], int]] = {
     "task": (("model", "classes", "optimizer", "schedule", "seed"), 0),
     "optimizer": ((), 1),
     "schedule": ((), 3),
-    "data": (("source", "splits", "sizes", "augment", "batch_size", "seed"), 0),
+    "data": (("source", "splits", "sizes", "augment", "batch_size", "seed", "augment_seed"), 0),
     "logger": (("folder", "config", "choices", "overrides"), 0),
 }
 

@@ -2,17 +2,63 @@
 
 Two runs of an ablation with the same seed must differ only in the neck. So backbone, neck, head, data order and augmentation
 each have their own stream, which depends only on seed and name, not on earlier draws of other parts.
+
+The streams of a run come in three groups: `init` (backbone, neck, head), `order` (order, size, rotation, sampler) and `augment`
+(augment, flip, dropout). The option `streams` can give a group a seed of its own, so that one source of noise varies alone.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:  # tables are made without torch, whose import takes seconds
     import torch
+
+# The groups of a run's streams that can have a seed of their own.
+GROUPS = ("init", "order", "augment")
+
+
+def seed_of(resolved: Mapping[str, Any], group: str) -> int:
+    """The seed of a group of a run's streams.
+
+    Args:
+        resolved: The run's config as plain containers; one of earlier code has no `streams`.
+        group: One of `GROUPS`.
+
+    Returns:
+        Its own in `streams`, or the run's.
+    """
+    own = (resolved.get("streams") or {}).get(group)
+    return resolved["seed"] if own is None else own
+
+
+def varying_streams(configs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The groups of streams, and `rounding`, that follow the seed in runs that differ in the seed.
+
+    Args:
+        configs: The runs' configs as plain containers; at least one.
+
+    Returns:
+        In the order of `GROUPS`. A group without a seed of its own follows the seed, whether there are several or not.
+    """
+    own = [config.get("streams") or {} for config in configs]
+    groups = [name for name in GROUPS if any(each.get(name) is None for each in own) or _differ(own, name)]
+    return (*groups, *(["rounding"] if _differ(own, "rounding") else []))
+
+
+def without_seed(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity without what the runs of a row may differ in: the seed, and a draw of the rounding that follows it."""
+    streams = identity.get("streams") or {}
+    follows = streams.get("rounding") == identity["seed"]
+    own = {"streams": {**streams, "rounding": "seed"}} if follows else {}
+    return {**identity, "seed": None, **own}
+
+
+def _differ(streams: Sequence[Mapping[str, Any]], name: str) -> bool:
+    return len({each.get(name) for each in streams}) > 1
 
 
 def stream_seed(seed: int, name: str, *steps: int) -> int:

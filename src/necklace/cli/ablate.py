@@ -10,6 +10,7 @@ from pathlib import Path
 
 from necklace.cli.deferred import defer_scipy_signal
 from necklace.cli.stopping import at_once, ending_quickly, stoppable
+from necklace.study.overrides import override, row_overrides
 from necklace.study.study_file import (
     EXPERIMENTS,
     METRIC_NAMES,
@@ -17,7 +18,6 @@ from necklace.study.study_file import (
     StudyFile,
     known_metric,
     named_rows,
-    override,
     read_study,
     shared_overrides,
     study_name,
@@ -95,8 +95,7 @@ def _check_overrides(file: StudyFile, parsed: argparse.Namespace) -> None:
     shared, for_hydra = overrides_of(parsed)
     grid = next((grid for grid in file.grids if "match" not in grid), {})
     options, name = named_rows(grid)[0] if grid else ({}, "")
-    row = [override(key, value) for key, value in options.items()]
-    told = [*for_hydra, *shared_overrides(file, shared), *row]
+    told = [*for_hydra, *shared_overrides(file, shared), *row_overrides(options)]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         parsed.composer = Composer(GlobalHydra.instance().config_loader(), "train")
         try:

@@ -141,12 +141,13 @@ class DataModule(pl.LightningDataModule):
         splits: The images.
         sizes: The plan of sizes: fixed, multiscale or native.
         batch_size: Images in a training step, over all ranks.
-        seed: The run's seed, for order, sizes and augmentation.
+        seed: For order and sizes.
         augment: The augmentation of training images.
         eval_sizes: Further sides in pixels at which the test split is evaluated.
         mean: Channel means for normalisation, in [0, 1].
         std: Channel standard deviations, in the same units.
         sampler: `shuffle`: an epoch has each training image once; `balanced`: each class equally often, see `sampler.py`.
+        augment_seed: For the augmentation; None for `seed`.
 
     Attributes:
         splits: Split to its images.
@@ -173,8 +174,10 @@ class DataModule(pl.LightningDataModule):
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.25, 0.25, 0.25),
         sampler: Sampler = "shuffle",
+        augment_seed: int | None = None,
     ) -> None:
         super().__init__()
+        self.augment_seed = seed if augment_seed is None else augment_seed
         self.size = checked_size(splits.images["train"], sizes, batch_size, sampler, augment)
         self.sizes, self.seed, self.batch_size, self.augment, self.sampler = sizes, seed, batch_size, augment, sampler
         self.mean, self.std = tuple(mean), tuple(std)
@@ -259,7 +262,7 @@ class DataModule(pl.LightningDataModule):
         if augment:
             epoch, number, rank = batch.step
             # One stream for all ranks: each draws for the whole step and takes its share.
-            generator = torch_generator(self.seed, "augment", epoch, number, 0)
+            generator = torch_generator(self.augment_seed, "augment", epoch, number, 0)
             share = Share(rank, self._ranks()[1], batch.total)
             flips = self._flips(batch.indices, epoch) if self.augment.flip == "alternate" else None
             if isinstance(labels, Targets):
@@ -271,7 +274,7 @@ class DataModule(pl.LightningDataModule):
     def _flips(self, indices: torch.Tensor, epoch: int) -> torch.Tensor:
         """Which of the training images at `indices` [B] an epoch flips, with `flip=alternate`: bool [B]."""
         if self._turned is None:
-            self._turned = torch.rand(len(self.splits["train"]), generator=torch_generator(self.seed, "flip")) < 0.5
+            self._turned = torch.rand(len(self.splits["train"]), generator=torch_generator(self.augment_seed, "flip")) < 0.5
         self._turned = self._turned.to(indices.device)  # once: a copy in each step would wait for the device
         return self._turned[indices] ^ bool(epoch % 2)
 

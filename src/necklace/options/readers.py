@@ -16,6 +16,10 @@ from necklace.parts import GIVEN
 # The run's own options, which no class takes.
 RUN: dict[str, Kind] = {
     "seed": whole(0),
+    "streams.init": either(whole(0), one_of(None)),
+    "streams.order": either(whole(0), one_of(None)),
+    "streams.augment": either(whole(0), one_of(None)),
+    "streams.rounding": whole(0),
     "epochs": whole(1),
     "batch_size": whole(1),
     "mirror": FLAG,

@@ -119,6 +119,8 @@ def differences(records: Sequence[Record], axes: Sequence[str]) -> dict[str, lis
     """
     tables = [dict(_compared_fields(record)) for record in records]
     free = [axis.replace("/", ".").lstrip("+~") for axis in axes] + ["seed"]
+    if all(table.get("streams.rounding") == table["seed"] for table in tables):
+        free.append("streams.rounding")  # the draw follows the seed
     # What follows from an axis is free with it: how many steps an epoch has, how many tensors a backbone.
     if any(axis in ("epochs", "batch_size") or axis.split(".")[0] in ("data", "trainer") for axis in free):
         free.append("steps")

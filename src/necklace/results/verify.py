@@ -18,6 +18,7 @@ from necklace.results.figure_data import figure_data
 from necklace.results.report import report_html
 from necklace.results.table import table_text
 from necklace.results.write import table_files
+from necklace.seeding import without_seed
 from necklace.study.store import RETIRED, StudyRecords, StudyRun, evidence_file, thumbnail_files
 from necklace.study.study_file import StudyFile, axes_of, read_study, row_names, usual_metric
 
@@ -103,7 +104,7 @@ def _check_rows(study: StudyRecords) -> list[str]:
     for run in study.runs:
         own = kinds.setdefault((run.row, json.dumps(run.choice, sort_keys=True)), set())
         if run.record:
-            own.add(hash_identity({**run.record.identity, "seed": None}))
+            own.add(hash_identity(without_seed(run.record.identity)))
     problems = []
     seen: dict[str, tuple[str, str]] = {}
     for key, own in kinds.items():

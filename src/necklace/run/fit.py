@@ -16,7 +16,7 @@ from necklace.data.contents import data_line
 from necklace.data.datamodule import DataModule
 from necklace.diagnostics.gate_callback import Gates
 from necklace.distributed import all_gather_object
-from necklace.model import state_hash, weights_hash
+from necklace.model import move_last_place, state_hash, weights_hash
 from necklace.options.trainer import OWN
 from necklace.run.bar import Bar
 from necklace.run.checkpoints import WholeCheckpointIO, checkpoints
@@ -26,6 +26,7 @@ from necklace.run.costs import Cost, cost_table, measure_cost
 from necklace.run.history import History
 from necklace.run.signals import Signals
 from necklace.run.stamp import check_own
+from necklace.seeding import seed_of
 from necklace.tasks import Task, correctness
 from necklace.tasks.class_weights import balanced_weights
 from necklace.tasks.shared_layers import SharedLayers
@@ -47,7 +48,13 @@ def task_of(spec: "RunSpec", data: DataModule) -> Task:
     config = spec.config
     model = model_of(config, data)
     optimizer, schedule = instantiate(config.optimizer), instantiate(config.schedule)
-    about = {"model": model, "classes": data.classes, "optimizer": optimizer, "schedule": schedule, "seed": spec.seed}
+    about = {
+        "model": model,
+        "classes": data.classes,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "seed": seed_of(spec.resolved, "augment"),
+    }
     task: Task = instantiate(config.task, **about, **_balance(spec.resolved, data))
     check_parts(data, model, task, spec.choices["data"])
     model.backbone.prepare(data.sample(SAMPLE))
@@ -82,6 +89,7 @@ def fit(
         console.print(line, markup=False)
     initial_hash, costs = weights_hash(model), measure_cost(model, data.size)
     console.print(cost_table(costs, data.size))
+    move_last_place(model, (spec.resolved.get("streams") or {}).get("rounding", 0))
 
     history = History(folder.history_path, console)
     gates = Gates(spec.resolved["callbacks"]["gates"], folder.gates_path, data.classes, console)

@@ -9,6 +9,7 @@ from typing import Any
 from necklace.identity import SAID, hash_identity, leaves, short_key, shown
 from necklace.record import Record
 from necklace.run.folder import RunFolder
+from necklace.seeding import without_seed
 from necklace.study.excerpts import read_curve, read_pictures
 from necklace.study.store import StudyInfo, StudyRecords, StudyRun, found_evidence, or_aside
 from necklace.study.study_file import METRICS
@@ -74,7 +75,7 @@ def _run(folder: RunFolder, row: str, record: Record | None, problem: str | None
 
 def _row_names(folders: list[Path], records: dict[Path, Record]) -> dict[Path, str]:
     """Each folder's row: for finished runs what tells them apart, for others the same or what is particular in their name."""
-    kinds = {folder: hash_identity({**record.identity, "seed": None}) for folder, record in records.items()}
+    kinds = {folder: hash_identity(without_seed(record.identity)) for folder, record in records.items()}
     first = {kind: records[folder] for folder, kind in reversed(kinds.items())}
     names = dict(zip(first, _apart(list(first.values())), strict=True))
     bare = {folder: _bare_name(folder) for folder in folders}

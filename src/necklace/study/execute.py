@@ -26,10 +26,10 @@ from necklace.run.loggers import check_loggers
 from necklace.run.runner import RunRefused, run
 from necklace.spec import RunSpec
 from necklace.study import elsewhere
+from necklace.study.overrides import override
 from necklace.study.plan import PlannedRun
 from necklace.study.progress import POLL_SECONDS, Watch, overview
 from necklace.study.status import RunStatus, StatusReader
-from necklace.study.study_file import override
 
 # Settings with which a run in some state is launched.
 RERUN: Mapping[str, Mapping[str, Any]] = {

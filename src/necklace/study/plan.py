@@ -24,8 +24,9 @@ from necklace.options.refusal import composed
 from necklace.options.signatures import defined
 from necklace.spec import RunSpec, run_spec, said_of
 from necklace.study.matching import matched_width
+from necklace.study.overrides import override, row_overrides
 from necklace.study.store import StudyInfo
-from necklace.study.study_file import TASK_METRICS, StudyFile, axes_of, named_rows, override, shared_overrides, usual_metric
+from necklace.study.study_file import TASK_METRICS, StudyFile, axes_of, named_rows, shared_overrides, usual_metric
 
 
 @dataclass(frozen=True)
@@ -225,11 +226,11 @@ def _rows(study: StudyFile, planner: "_Planner") -> tuple[dict[str, tuple[str, .
                 matched.append((name, options, grid))
                 rows.setdefault(name, ())  # its place in the order; its width comes when all rows are known
             else:
-                rows.setdefault(name, tuple(override(key, value) for key, value in options.items()))
+                rows.setdefault(name, row_overrides(options))
     for name, options, grid in matched:
         if not rows.get(grid["to"]):
             raise ValueError(f"{study.name}: to: {grid['to']}: there is no such row; rows: {', '.join(rows)}")
-        overrides = tuple(override(key, value) for key, value in options.items())
+        overrides = row_overrides(options)
         try:
             own, target = (planner.composed(part)[1] for part in (overrides, rows[grid["to"]]))
         except (ValueError, HydraException, OmegaConfBaseException) as error:
@@ -293,6 +294,7 @@ class _Planner:
             if refers:
                 config.seed = seed
                 shared = resolved(config)
+                said = said_of(config, shared, choices, self._composer, [*self._for_hydra, *self._shared, *overrides])
             own = {**shared, "seed": seed}
             given = (*self._shared, *overrides, f"seed={seed}")
             found.append(PlannedRun(row, seed, choice, run_spec(own, choices, given, said)))

@@ -3,7 +3,7 @@
 ```yaml
 question: Does pooling help where the backbone does not see far enough?
 baseline: none                  # a row
-seeds: [0, 1, 2]
+seeds: [0, 1, 2]                # or {init: [0, 1, 2], order: 0, augment: 0}, see varying.py
 overrides: {data: context, epochs: 4}   # of every run
 rows:                           # a union of grids: each is the product of its lists; `cells:` in older files
   - {neck: [none, sppf]}
@@ -19,23 +19,33 @@ tolerance: 0.02                 # of the metric, when a run is trained again on 
 
 import difflib
 import itertools
-import json
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from hydra.utils import get_class
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
 
 from necklace.guard.interpolations import check_references, texts
 from necklace.guard.names import check_option
 from necklace.guard.plain_yaml import read_plain_yaml
 from necklace.guard.text import on_one_line, printable
 from necklace.options.signatures import defined
+from necklace.study.overrides import override
+from necklace.study.varying import SEEDS_ALLOWED, VARY, Seeds, check_streams, seeds_of
 
 EXPERIMENTS, STUDY_FILE = Path("experiments"), "study.yaml"
 # How far a matched row's size may be from what it is matched to.
@@ -121,9 +131,7 @@ class _Content(BaseModel):
 
     question: Any
     baseline: Any
-    seeds: Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)] = Field(
-        description="a list of distinct whole numbers from 0"
-    )
+    seeds: Annotated[Seeds, PlainValidator(seeds_of)] = Field(description=SEEDS_ALLOWED)
     rows: Annotated[list[Annotated[dict[Any, Any], Field(min_length=1)]], Field(min_length=1)] = Field(
         description="a list of grids, each a mapping of options to values"
     )
@@ -158,13 +166,17 @@ def read_study(path: Path) -> StudyFile:
     found = _parsed({"rows" if key == rows_key else key: value for key, value in content.items()}, rows_key, path)
     _check_grids(found, rows_key, path)
     _check_options(found, rows_key, path)
+    try:
+        check_streams(found.seeds, found.rows, [*found.overrides, *found.choose])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     _check_names(found, rows_key, path)
     return StudyFile(
         name=path.parent.name,
         question=" ".join(str(found.question).split()),
         baseline=str(found.baseline),
-        seeds=tuple(found.seeds),
-        overrides=tuple(override(key, value) for key, value in found.overrides.items()),
+        seeds=found.seeds.values,
+        overrides=(*(override(key, value) for key, value in found.overrides.items()), *found.seeds.overrides),
         grids=tuple(found.rows),
         same=None if found.same is None else (found.same[0], found.same[1]),
         choose={key: tuple(values) for key, values in found.choose.items()},
@@ -225,7 +237,7 @@ def _check_names(found: _Content, rows_key: str, path: Path) -> None:
             if on_one_line(text) != text:
                 raise ValueError(f"{path}: {where}: {printable(place)}: {text!r}: must be printable, on one line")
         for key, value in grid.items():
-            if key not in ("match", "to"):
+            if key not in ("match", "to", VARY):
                 try:
                     check_option(key, value)
                 except ValueError as error:
@@ -233,7 +245,7 @@ def _check_names(found: _Content, rows_key: str, path: Path) -> None:
 
 
 def _check_grids(found: _Content, rows_key: str, path: Path) -> None:
-    count = math.prod(map(len, found.choose.values())) * len(found.seeds)
+    count = math.prod(map(len, found.choose.values())) * len(found.seeds.values)
     runs = sum(count * math.prod(len(value) for value in grid.values() if isinstance(value, list)) for grid in found.rows)
     if runs > MOST_RUNS:
         raise ValueError(f"{path}: {rows_key}: {runs} runs: must be at most {MOST_RUNS}")
@@ -268,22 +280,6 @@ def shared_overrides(study: StudyFile, extra: Sequence[str]) -> tuple[str, ...]:
     return (*study.overrides, *extra, override("study", study.name))
 
 
-def override(key: str, value: Any) -> str:
-    """A Hydra override that sets `key` to a YAML value."""
-    if isinstance(value, list | dict):
-        text = re.sub(r'"([\w./-]+)":', r"\1:", json.dumps(value))
-        return f"{key}={text}"
-    if value is None or isinstance(value, bool):
-        return f"{key}={json.dumps(value)}"
-    # What is not plainly a word would be read as something else: a number, a boolean, null, a list.
-    if isinstance(value, str) and not re.fullmatch(
-        r"(?!(?:true|false|null|nan|inf)$)[a-zA-Z_][\w./@:-]*", value, re.ASCII | re.I
-    ):
-        quoted = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'{key}="{quoted}"'
-    return f"{key}={value}"
-
-
 def expand(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The product of a grid's lists; a value that is no list is a list of one."""
     options = {key: value if isinstance(value, list) else [value] for key, value in grid.items() if key not in ("match", "to")}
@@ -314,4 +310,4 @@ def axes_of(study: StudyFile) -> tuple[str, ...]:
     """The config keys that may differ between a study's runs: those of its grids, and what it chooses."""
     keys = [*study.choose, *(key for grid in study.grids for key in grid if key not in ("match", "to"))]
     matched = ["neck"] if any("match" in grid for grid in study.grids) else []
-    return tuple(dict.fromkeys([key.removeprefix("+") for key in keys] + matched))
+    return tuple(dict.fromkeys(["streams" if key == VARY else key.removeprefix("+") for key in keys] + matched))

@@ -11,6 +11,7 @@ import numpy as np
 from necklace.record import Record, unpack_bits
 from necklace.results.comparability import check_comparable
 from necklace.results.evidence import evidence_interval
+from necklace.results.noise import components, noise_notes
 from necklace.results.notes import notes_below
 from necklace.results.results import Control, Results, Row, RowCost, SamePair, metric_by_seed
 from necklace.results.stats import Difference, Interval, holm, image_interval, paired_difference, summarise
@@ -52,7 +53,7 @@ def analyse(study: StudyRecords, differences: list[str] | None = None) -> Result
         rows=tuple(rows),
         noise=noise,
         same=same if isinstance(same, SamePair) else None,
-        notes=notes_below(study, rows, same, noise, differences),
+        notes=(*notes_below(study, rows, same, noise, differences), *noise_notes(components(info.metric, rows))),
         hardware=_hardware([run.record for row in rows for run in row.runs if run.record]),
         commands=tuple(
             shlex.join(["python", "ablate.py", info.name, *more])

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from necklace.results.inside_figures import fields_data, gates_data
+from necklace.results.noise_figure import noise_data
 from necklace.results.results import Results, Row
 from necklace.results.stats import Interval
 
@@ -34,6 +35,7 @@ def figure_data(results: Results) -> dict[str, Data]:
         `curves`: the val metric after `epoch` epochs, as `mean`, `low` and `high` over seeds, for epochs that all runs of a row
         have.
         `gates` and `fields`: see `inside_figures`.
+        `noise`: see `noise_figure`.
         `sizes`: the test metric by `side` of the test images in pixels, as `mean`, `low` and `high` over seeds.
     """
     rows = {
@@ -45,6 +47,7 @@ def figure_data(results: Results) -> dict[str, Data]:
         "sizes": [_sizes(row, results.study.metric) for row in results.rows],
         "gates": gates_data(results.rows),
         "fields": fields_data(results.rows),
+        "noise": noise_data(results),
     }
     data: dict[str, Data] = {
         name: {"metric": _val_metric(results) if name == "curves" else results.study.metric, "rows": found}

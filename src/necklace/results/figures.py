@@ -29,6 +29,7 @@ from necklace.plotting import (
 from necklace.results.bands import draw_curves, draw_sizes, row_count, row_note
 from necklace.results.figure_data import Data, figure_data
 from necklace.results.inside_figures import draw_fields, draw_gates
+from necklace.results.noise_figure import draw_noise
 from necklace.results.results import Results
 
 
@@ -191,4 +192,5 @@ _DRAW: dict[str, Callable[[Data], Figure]] = {
     "sizes": draw_sizes,
     "gates": draw_gates,
     "fields": draw_fields,
+    "noise": draw_noise,
 }

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from necklace.data.reasons import skipped_phrase
 from necklace.results.results import Row, SamePair
 from necklace.results.stats import seeds_needed, smallest_p
+from necklace.results.streams import streams_notes
 from necklace.study.store import StudyRecords, StudyRun
 
 
@@ -22,9 +23,10 @@ def notes_below(
         differences: Sentences about the differences between runs that were allowed.
     """
     return (
-        *_noise(same, noise),
+        *_noise(same, noise, rows),
         *_power(rows, study.info.baseline),
         *_equal_differences(rows),
+        *streams_notes(rows),
         *_controls(rows),
         *_cost_conditions(study),
         *study.info.dropped,
@@ -51,13 +53,14 @@ def _why_missing(run: StudyRun) -> str:
     return f"{ {'failed': 'failed', 'damaged': 'set aside'}.get(run.state, 'missing') }: {run.failure}"
 
 
-def _noise(same: SamePair | str | None, noise: float | None) -> list[str]:
+def _noise(same: SamePair | str | None, noise: float | None, rows: Sequence[Row]) -> list[str]:
     """The A/A pair beside the noise floor."""
     floor = "" if noise is None else f"The noise floor, the baseline's spread between seeds, is {100 * noise:.2f} points"
     if not isinstance(same, SamePair):
         return [text for text in (same, floor and f"{floor}.") if text]
     start = (
-        f"{same.first} and {same.second} compute the same function from the same weights, so what differs is numerical noise:"
+        f"{same.first} and {same.second} compute the same function from the same weights{_rounded(same, rows)}, so what differs "
+        "is numerical noise:"
     )
     if not any(same.gaps.values()):
         return [f"{start} nothing, on {len(same.gaps)} of {len(same.gaps)} seeds.{f' {floor}.' if floor else ''}"]
@@ -71,6 +74,13 @@ def _noise(same: SamePair | str | None, noise: float | None) -> list[str]:
     if noise is not None and noise < of_one_run:
         floor += f", less than one run's numerical noise ({100 * of_one_run:.2f}, from the pair): too few seeds to rely on"
     return [f"{text}.{f' {floor}.' if floor else ''}"]
+
+
+def _rounded(same: SamePair, rows: Sequence[Row]) -> str:
+    """Whether the initial weights of a row of the A/A pair were moved in their last place."""
+    records = [run.record for row in rows if row.name in (same.first, same.second) for run in row.runs if run.record]
+    moved = any((record.config.get("streams") or {}).get("rounding") for record in records)
+    return ", moved by at most one unit in the last place" if moved else ""
 
 
 def _power(rows: Sequence[Row], baseline: str | None) -> list[str]:

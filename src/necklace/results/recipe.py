@@ -23,7 +23,7 @@ def recipe(results: Results) -> list[tuple[str, str]]:
     Returns:
         What, and how: such as `("epochs", "12")`, or `("epochs", "12 (none, spp); 24 (focal)")`; without what no record says.
     """
-    lines = [(name, _told(results, tell)) for name, tell in _TELL.items()]
+    lines = [(name, told(results, tell)) for name, tell in _TELL.items()]
     return [(name, text) for name, text in lines if text]
 
 
@@ -33,18 +33,19 @@ def commits(results: Results) -> list[tuple[str, str | None, bool]]:
     The day is None where neither the record nor this checkout's history knows it.
     """
     found: dict[tuple[str, str | None, bool], None] = {}
-    for git in (record.git for record in _records(results)):
+    for git in (record.git for record in records(results)):
         sha = str((git or {}).get("sha", ""))
         if git and re.fullmatch("[0-9a-f]{7,64}", sha):
             found[sha[:10], git.get("date") or day_of(sha), bool(git.get("dirty"))] = None
     return list(found)
 
 
-def _records(results: Results) -> list[Record]:
+def records(results: Results) -> list[Record]:
+    """The records of all finished runs of the table."""
     return [run.record for row in results.rows for run in row.runs if run.record]
 
 
-def _told(results: Results, tell: Callable[[Record], str]) -> str:
+def told(results: Results, tell: Callable[[Record], str]) -> str:
     """What `tell` says of the runs: once where it is the same of all, else with the rows of which it is said."""
     rows: dict[str, list[str]] = {}
     for row in results.rows:
@@ -59,7 +60,7 @@ def _told(results: Results, tell: Callable[[Record], str]) -> str:
 
 
 def _data(record: Record) -> str:
-    root = _at(record.config, "data", "root") or _at(record.config, "data", "source", "root")
+    root = at(record.config, "data", "root") or at(record.config, "data", "source", "root")
     classes = len(record.data.get("classes", []))
     place = f" {PurePath(root).name}" if isinstance(root, str) else ""  # its folder's place is nobody else's business
     name = record.choices.get("data", "")
@@ -72,24 +73,24 @@ def _images(record: Record) -> str:
 
 
 def _sizes(record: Record) -> str:
-    size, name = _at(record.config, "data", "size"), record.choices.get("data/sizes", "")
-    ends = _at(record.config, "data", "eval_sizes")
+    size, name = at(record.config, "data", "size"), record.choices.get("data/sizes", "")
+    ends = at(record.config, "data", "eval_sizes")
     tested = f"; tested at {', '.join(map(str, ends))} as well" if isinstance(ends, list) and ends else ""
-    sizes = _at(record.config, "data", "sizes") or {}
-    side = f", {size} pixels" if name == "fixed" and size else "".join(f", {text}" for text in _scalars(sizes, {"stride"}))
+    sizes = at(record.config, "data", "sizes") or {}
+    side = f", {size} pixels" if name == "fixed" and size else "".join(f", {text}" for text in scalars(sizes, {"stride"}))
     return f"{name}{side}{tested}" if name else ""
 
 
 def _augmentation(record: Record) -> str:
-    found = _at(record.config, "data", "augment")
+    found = at(record.config, "data", "augment")
     if not isinstance(found, dict):
         return ""
-    used = [f"{name}={_short(value)}" for name, value in sorted(found.items()) if value and value != IDLE.get(name)]
+    used = [f"{name}={short(value)}" for name, value in sorted(found.items()) if value and value != IDLE.get(name)]
     return ", ".join(used) or "none"
 
 
 def _model(record: Record) -> str:
-    options = ", ".join(_scalars(record.config.get("backbone") or {}, set()))
+    options = ", ".join(scalars(record.config.get("backbone") or {}, set()))
     backbone, head = record.choices.get("backbone", ""), record.choices.get("head", "")
     taken, tensors = (*record.pretrained, 0, 0)[:2]
     start = f", {taken} of {tensors} tensors pretrained" if taken else ""
@@ -99,13 +100,13 @@ def _model(record: Record) -> str:
 
 def _optimizer(record: Record) -> str:
     node, name = record.config.get("optimizer") or {}, record.choices.get("optimizer", "")
-    options = [f"{key} {_short(node[key])}" for key in ("lr", "weight_decay") if _short(node.get(key))]
+    options = [f"{key} {short(node[key])}" for key in ("lr", "weight_decay") if short(node.get(key))]
     return ", ".join([name, *options]) if name else ""
 
 
 def _schedule(record: Record) -> str:
     name = record.choices.get("schedule", "")
-    return ", ".join([name, *_scalars(record.config.get("schedule") or {}, set())]) if name else ""
+    return ", ".join([name, *scalars(record.config.get("schedule") or {}, set())]) if name else ""
 
 
 def _epochs(record: Record) -> str:
@@ -118,7 +119,7 @@ def _batch(record: Record) -> str:
 
 
 def _precision(record: Record) -> str:
-    return _short(_at(record.config, "trainer", "precision"))
+    return short(at(record.config, "trainer", "precision"))
 
 
 _TELL: dict[str, Callable[[Record], str]] = {
@@ -135,20 +136,20 @@ _TELL: dict[str, Callable[[Record], str]] = {
 }
 
 
-def _at(node: Any, *keys: str) -> Any:
+def at(node: Any, *keys: str) -> Any:
     """The value below these keys, None where there is none."""
     for key in keys:
         node = node.get(key) if isinstance(node, dict) else None
     return node
 
 
-def _scalars(node: dict[str, Any], without: set[str]) -> list[str]:
+def scalars(node: dict[str, Any], without: set[str]) -> list[str]:
     """The plain values of a part's options, such as `depth=8`, by name: as its record is written and read again."""
-    told = {name: _short(node[name]) for name in sorted(node) if name[:1] != "_" and name not in without}
-    return [f"{name}={text}" for name, text in told.items() if text]
+    plain = {name: short(node[name]) for name in sorted(node) if name[:1] != "_" and name not in without}
+    return [f"{name}={text}" for name, text in plain.items() if text]
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """A plain value in words; nothing for what is none."""
     if isinstance(value, float):
         return f"{value:g}"

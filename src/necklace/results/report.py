@@ -27,6 +27,11 @@ _FIGURES = {
         "The row minus the row of plain convolutions whose neck has as many parameters or multiply-adds: what is left is not a "
         "matter of size. Mean of the differences paired by seed, with the 95 % interval over seeds, in percentage points.",
     ),
+    "noise": (
+        "Sources of noise",
+        "Standard deviation between seeds where only these streams vary and the others stay at one value, in percentage points, "
+        "with the 95 % interval from chi-square, which takes metrics to be normal. The parts need not add up.",
+    ),
     "params": (
         "Against parameters",
         "Filled and joined by the dotted line: no other row is better without costing more. Bars: standard deviation.",

@@ -15,6 +15,7 @@ from necklace.record import Record, unpack_bits
 from necklace.results.analysis import analyse
 from necklace.results.evidence import check_evidence
 from necklace.results.figure_data import figure_data
+from necklace.results.methods import methods_files
 from necklace.results.report import report_html
 from necklace.results.table import table_text
 from necklace.results.write import table_files
@@ -53,6 +54,7 @@ def _check_derived(study: StudyRecords, folder: Path) -> list[str]:
     table = table_text(results)
     figures = figure_data(results)
     expected = table_files(study, table) | {f"figures/{name}.json": json.dumps(data) for name, data in figures.items()}
+    expected |= methods_files(results)
     expected["report.html"] = report_html(results, table)
     found = {str(path.relative_to(folder)) for path in folder.glob("figures/*.json")}
     problems = [f"{name}: no figure of this study" for name in sorted(found - expected.keys())]

@@ -1,10 +1,11 @@
-"""Write all that a study commits: records/, runs.csv, table.md, table.tex, figures/ and report.html."""
+"""Write all that a study commits: records/, runs.csv, tables, figures/, the methods section and report.html."""
 
 from pathlib import Path
 
 from necklace.atomic import is_left_over, write_whole
 from necklace.guard.links import check_no_link
 from necklace.results.figures import write_figures
+from necklace.results.methods import methods_files
 from necklace.results.report import report_html
 from necklace.results.results import Results
 from necklace.results.table import TableText, latex, markdown, runs_csv, table_text
@@ -27,7 +28,7 @@ def write_study(study: StudyRecords, results: Results, folder: Path) -> tuple[Ta
     check_no_link(folder / "records", folder / "figures")
     _remove_half_written(folder)
     retired = write_records(study, folder)
-    for name, text in table_files(study, table).items():
+    for name, text in (table_files(study, table) | methods_files(results)).items():
         write_whole(folder / name, text)
     write_figures(results, folder / "figures")
     write_whole(folder / "report.html", report_html(results, table))

@@ -1,0 +1,220 @@
+"""A methods section that a paper can take over, made from a study's records alone: methods.md, methods.tex and methods.bib.
+
+It says what was done and not what came out. What no record says is left out; what is not the same in all rows is said row by
+row.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from necklace.record import Record
+from necklace.results.methods_recipe import data_sentences, model_sentences, said, training_sentences
+from necklace.results.prose import Cite, Code, Paragraph, Part, Sentence, bibtex_of, latex_of, markdown_of
+from necklace.results.recipe import at, commits, records
+from necklace.results.results import Results, Row
+from necklace.results.stats import seeds_needed
+from necklace.results.streams import streams_sentences
+from necklace.study.study_file import TASK_METRICS
+
+# Metrics in words.
+METRICS = {
+    "test/acc": "accuracy on the test images",
+    "test/balanced_acc": "balanced accuracy, the mean of the accuracies of the classes, on the test images",
+    "test/map": "mean average precision over the classes, on the test images",
+    "test/map07": "mean of the 11-point average precisions of the classes, on the test images",
+    "test/box_map": "mean average precision of boxes (the mean over classes and over IoU thresholds from 0.50 to 0.95, as COCO "
+    "defines it), on the test images",
+    "test/box_map50": "mean average precision of boxes at an IoU of 0.50, on the test images",
+    "test/box_map75": "mean average precision of boxes at an IoU of 0.75, on the test images",
+}
+VERSIONS = {"python": "Python", "torch": "PyTorch", "torchvision": "torchvision", "timm": "timm"}
+FEW = 8  # so many seeds are listed
+
+
+def methods_files(results: Results) -> dict[str, str]:
+    """The methods section of a study, file name to content.
+
+    Args:
+        results: The results of a study.
+    """
+    paragraphs = methods(results)
+    return {
+        "methods.md": markdown_of(f"Methods of {results.study.name}", paragraphs),
+        "methods.tex": latex_of(paragraphs),
+        "methods.bib": bibtex_of(paragraphs),
+    }
+
+
+def methods(results: Results) -> list[Paragraph]:
+    """The methods section as paragraphs; those without a sentence are left out."""
+    found = [
+        ("Data", data_sentences(results)),
+        ("Models", model_sentences(results)),
+        ("Training", training_sentences(results)),
+        ("Seeds", _seeds(results)),
+        ("Selection and test", _selection(results)),
+        ("Statistics", _statistics(results)),
+        ("Hardware and software", _machine(results)),
+        ("Reproduction", _commands(results)),
+    ]
+    return [(heading, sentences) for heading, sentences in found if sentences]
+
+
+def _seeds(results: Results) -> list[Sentence]:
+    done = [row.summary.n for row in results.rows if row.summary]
+    every = [run for row in results.rows for run in row.runs]
+    if not done:
+        return []
+    seeds = sorted({run.seed for run in every})
+    listed = ", ".join(map(str, seeds)) if len(seeds) <= FEW else f"{len(seeds)} seeds from {seeds[0]} to {seeds[-1]}"
+    count = f"{min(done)} to {max(done)} runs" if min(done) < max(done) else f"{max(done)} run{'s' * (max(done) > 1)}"
+    sentences: list[Sentence] = [[f"Each row has {count}, one for each seed ({listed})."]]
+    missing = sum(run.record is None for run in every)
+    if missing:
+        sentences.append(
+            [
+                f"Of {len(every)} runs, {missing} {'has' if missing == 1 else 'have'} not finished and count{'s' * (missing == 1)} for nothing here."
+            ]
+        )
+    sentences += streams_sentences(results.rows)
+    axes = results.study.axes
+    if axes is not None and all(axis.partition(".")[0] == "neck" for axis in axes) and len(results.rows) > 1:
+        sentences.append(
+            ["Runs with one seed start from the same weights of the backbone and see the same batches, whatever their neck."]
+        )
+    return sentences
+
+
+def _selection(results: Results) -> list[Sentence]:
+    every = records(results)
+    monitor = said(results, _monitor)
+    if not every:
+        return []
+    by = ["the highest validation metric ", *monitor] if monitor else ["the best validation metric"]
+    sentences: list[Sentence] = [
+        ["Of each run, the weights of the epoch with ", *by, " were kept (of several such epochs, the one with the lowest ",
+         "validation loss)."]
+    ]  # fmt: skip
+    if all("test" in record.data.get("images", {}) for record in every):
+        sizes = sorted({side for row in results.rows for side in row.by_size})
+        again = f", and once more at each of {', '.join(map(str, sizes))} pixels" if sizes else ""
+        sentences.append([f"The test images played no part in this: they were evaluated once, with these weights{again}."])
+    if any(record.config.get("mirror") for record in every):
+        mirror = said(results, lambda record: "yes" if record.config.get("mirror") else "", "no")
+        which: list[Part] = [] if len(mirror) == 1 else [" (", *mirror, ")"]
+        sentences.append(["Evaluation averages the logits of an image and of its mirror image", *which, "."])
+    return sentences
+
+
+def _monitor(record: Record) -> str:
+    task = record.config.get("task") or {}
+    if task.get("monitor"):
+        return str(task["monitor"])
+    balanced = task.get("class_weights") is not None or at(record.config, "data", "sampler") == "balanced"
+    known = {name.rpartition(".")[2]: metrics[0][0] for name, metrics in TASK_METRICS.items()}
+    usual = known.get(str(task.get("_target_", "")).rpartition(".")[2], "")
+    return "val/balanced_acc" if balanced and usual == "test/acc" else usual.replace("test/", "val/")
+
+
+def _statistics(results: Results) -> list[Sentence]:
+    info, rows = results.study, results.rows
+    words = METRICS.get(info.metric)
+    metric: Sentence = [words] if words else ["the metric ", Code(info.metric)]
+    sentences: list[Sentence] = [["We report mean and standard deviation over seeds of the ", *metric, "."]]
+    compared = [row for row in rows if row.difference is not None]
+    if info.baseline is None or not compared:
+        return sentences
+    sentences.append(
+        ["Each row is compared with ", Code(info.baseline), " seed by seed, since what two runs with one seed have in common ",
+         "cancels in their difference", Cite("bouthillier2021accounting"), "."]
+    )  # fmt: skip
+    sentences += _rule(results) or _fixed_rule(compared, len(rows) - 1)
+    if any(row.difference and row.difference.bca for row in rows):
+        sentences.append(["With 20 seeds or more, there is also a BCa bootstrap interval of the mean, of 10,000 resamples."])
+    if any(row.images for row in rows):
+        sentences.append(
+            ["The interval over test images is a 95 % percentile bootstrap for these trained weights; it says nothing of ",
+             "other seeds and is not corrected for the number of rows."]
+        )  # fmt: skip
+    if any(row.control for row in rows):
+        sentences.append(["Rows with a control of their size are compared with it in the same way, paired by seed."])
+    return sentences
+
+
+def _fixed_rule(compared: Sequence[Row], rows: int) -> list[Sentence]:
+    """How a study with a fixed number of seeds decides."""
+    most = max(row.difference.n for row in compared if row.difference)
+    if most < 2:
+        return [["With a single seed, differences have no interval and no p value."]]
+    needed = seeds_needed(max(1, rows))
+    many = f"corrected over {rows} comparisons by Holm's method" if rows > 1 else "of one comparison"
+    found: list[Sentence] = [
+        ["Differences come with the 95 % t interval of their mean, which takes them to be normally distributed."],
+        [f"p values are those of two-sided paired t tests, {many}", *([Cite("holm1979simple")] if rows > 1 else []), "."],
+    ]
+    can = f"; {most} seeds cannot show it" if most < needed else ""
+    found.append(
+        ["A difference is called significant only if p is below 0.05 and an exact paired test of so many seeds could reach it, ",
+         f"which takes {needed} seeds{can}."]
+    )  # fmt: skip
+    return found
+
+
+def _rule(results: Results) -> list[Sentence]:
+    """How verdicts were made, where the results have a rule for them."""
+    setting: Any = getattr(results, "setting", None)
+    if setting is None:
+        return []
+    margin, alpha = f"{setting.margin:g} points", f"{setting.alpha:g}"
+    sentences: list[Sentence] = []
+    if setting.rule == "anytime":
+        sentences.append(
+            ["Seeds were added one after another while the results were looked at; the intervals are confidence sequences of the paired mean ",
+             "difference, which hold at every number of seeds at once", Cite("wang2023anytime"), "."]
+        )  # fmt: skip
+    else:
+        sentences += _fixed_rule([row for row in results.rows if row.difference], len(results.rows) - 1)
+    return [
+        *sentences,
+        ["A row is better or worse where its interval, at the level that the comparison has, leaves out 0; equal within the ",
+         f"margin where all of it lies within {margin} of 0; and else undecided. The probability that any verdict of the study is ",
+         f"wrong is at most {alpha} (Bonferroni)."],
+    ]  # fmt: skip
+
+
+def _machine(results: Results) -> list[Sentence]:
+    every = records(results)
+    if not every:
+        return []
+    devices = dict.fromkeys(
+        f"{r.device['name']} ({r.device['kind']}, {r.device['threads']} CPU thread{'s' * (r.device['threads'] != 1)})"
+        for r in every
+        if r.device
+    )
+    hours = math.fsum(record.wall_seconds for record in every) / 3600
+    took = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    sentences: list[Sentence] = []
+    if devices:
+        sentences.append([f"The {len(every)} runs took {took} in all, added up over runs, on ", "; ".join(devices), "."])
+    versions = [(name, sorted({r.versions[key] for r in every if key in r.versions})) for key, name in VERSIONS.items()]
+    software: list[Part] = [", ".join(f"{name} {' and '.join(found)}" for name, found in versions if found)]
+    others = (("pytorch-lightning", "PyTorch Lightning", "falcon2019lightning"), ("hydra-core", "Hydra", "yadan2019hydra"))
+    for key, name, cite in others:
+        if found := sorted({record.versions[key] for record in every if key in record.versions}):
+            software += [f", {name} {' and '.join(found)}", Cite(cite)]
+    if software != [""]:
+        sentences.append(["Software: ", *software, "."])
+    if any("wandb" in str(key) for record in every for key in (record.config.get("logger") or {})):
+        sentences.append(["Runs were logged with Weights & Biases", Cite("biewald2020wandb"), "."])
+    made = [f"{sha[:10]}{' with uncommitted changes' if dirty else ''}" for sha, _, dirty in commits(results)]
+    if made:
+        sentences.append([f"The code that trained the runs: commit{'s' * (len(made) > 1)} {', '.join(made)}."])
+    return sentences
+
+
+def _commands(results: Results) -> list[Sentence]:
+    names: list[Part] = []
+    for number, command in enumerate(results.commands):
+        names += [", " if number else "", Code(command)]
+    return [["Commands: ", *names, "."]] if names else []

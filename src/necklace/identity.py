@@ -53,8 +53,7 @@ SAID = {
     "backbone": {"pretrained"},
     "trainer": {"devices", "num_nodes"},
 }
-# Characters of a run's whole name.
-MOST = 100
+MOST = 100  # characters of a run's whole name
 
 # Options that came later than the first runs, with the value at which a run is what it was before there was the option. At
 # that value they do not count, so that earlier runs keep their hash. An option that is new in configs/ has to be put here;

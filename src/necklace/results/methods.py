@@ -72,11 +72,8 @@ def _seeds(results: Results) -> list[Sentence]:
     sentences: list[Sentence] = [[f"Each row has {count}, one for each seed ({listed})."]]
     missing = sum(run.record is None for run in every)
     if missing:
-        sentences.append(
-            [
-                f"Of {len(every)} runs, {missing} {'has' if missing == 1 else 'have'} not finished and count{'s' * (missing == 1)} for nothing here."
-            ]
-        )
+        words = "has not finished and counts" if missing == 1 else "have not finished and count"
+        sentences.append([f"Of {len(every)} runs, {missing} {words} for nothing here."])
     sentences += streams_sentences(results.rows)
     axes = results.study.axes
     if axes is not None and all(axis.partition(".")[0] == "neck" for axis in axes) and len(results.rows) > 1:
@@ -155,8 +152,8 @@ def _fixed_rule(compared: Sequence[Row], rows: int) -> list[Sentence]:
     ]
     can = f"; {most} seeds cannot show it" if most < needed else ""
     found.append(
-        ["A difference is called significant only if p is below 0.05 and an exact paired test of so many seeds could reach it, ",
-         f"which takes {needed} seeds{can}."]
+        ["A difference is called significant only if p is below 0.05 and an exact paired test of so many seeds could reach ",
+         f"it, which takes {needed} seeds{can}."]
     )  # fmt: skip
     return found
 
@@ -170,16 +167,16 @@ def _rule(results: Results) -> list[Sentence]:
     sentences: list[Sentence] = []
     if setting.rule == "anytime":
         sentences.append(
-            ["Seeds were added one after another while the results were looked at; the intervals are confidence sequences of the paired mean ",
-             "difference, which hold at every number of seeds at once", Cite("wang2023anytime"), "."]
+            ["Seeds were added one after another while the results were looked at; the intervals are confidence ",
+             "sequences of the paired mean difference, which hold at every number of seeds at once", Cite("wang2023anytime"), "."]
         )  # fmt: skip
     else:
         sentences += _fixed_rule([row for row in results.rows if row.difference], len(results.rows) - 1)
     return [
         *sentences,
         ["A row is better or worse where its interval, at the level that the comparison has, leaves out 0; equal within the ",
-         f"margin where all of it lies within {margin} of 0; and else undecided. The probability that any verdict of the study is ",
-         f"wrong is at most {alpha} (Bonferroni)."],
+         f"margin where all of it lies within {margin} of 0; and else undecided. The probability that any verdict of the study ",
+         f"is wrong is at most {alpha} (Bonferroni)."],
     ]  # fmt: skip
 
 

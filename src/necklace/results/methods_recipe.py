@@ -188,8 +188,8 @@ def training_sentences(results: Results) -> list[Sentence]:
             parts += ["; " if parts else "", Code(row.name), ": ", Code(chosen)] if chosen else []
         tried = " and ".join(sorted({key for row in results.rows for key in row.chosen}))
         sentences.append(
-            ["For each row, several values of ", Code(tried), " were tried with all seeds; the table has those with the highest ",
-             "mean of the validation metric (", *parts, ")."]
+            ["For each row, several values of ", Code(tried), " were tried with all seeds; the table has those with the ",
+             "highest mean of the validation metric (", *parts, ")."]
         )  # fmt: skip
     return sentences
 

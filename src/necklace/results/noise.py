@@ -153,8 +153,8 @@ def noise_notes(found: Sequence[Component]) -> list[str]:
             share = f", {one.share:.2f} of the variance of all" + (f" ({ends.low:.2f} to {ends.high:.2f})" if ends else "")
         told.append(f"{one.row}: {100 * one.sd:.2f}{interval}{share}, n = {one.n}")
     return [
-        "Sources of noise, standard deviation between seeds in points with its 95 % interval (chi-square; ratios of variances by "
-        f"F; metrics taken to be normal): {'; '.join(told)}. Each source is taken alone, at one value of the others; the parts "
+        "Sources of noise, standard deviation between seeds in points with its 95 % interval (chi-square; ratios of variances "
+        f"by F; metrics taken to be normal): {'; '.join(told)}. Each source is taken alone, at one value of the others; the parts "
         "need not add up."
     ]
 

@@ -59,8 +59,8 @@ def _noise(same: SamePair | str | None, noise: float | None, rows: Sequence[Row]
     if not isinstance(same, SamePair):
         return [text for text in (same, floor and f"{floor}.") if text]
     start = (
-        f"{same.first} and {same.second} compute the same function from the same weights{_rounded(same, rows)}, so what differs "
-        "is numerical noise:"
+        f"{same.first} and {same.second} compute the same function from the same weights{_rounded(same, rows)}, so what "
+        "differs is numerical noise:"
     )
     if not any(same.gaps.values()):
         return [f"{start} nothing, on {len(same.gaps)} of {len(same.gaps)} seeds.{f' {floor}.' if floor else ''}"]

@@ -29,8 +29,8 @@ _FIGURES = {
     ),
     "noise": (
         "Sources of noise",
-        "Standard deviation between seeds where only these streams vary and the others stay at one value, in percentage points, "
-        "with the 95 % interval from chi-square, which takes metrics to be normal. The parts need not add up.",
+        "Standard deviation between seeds where only these streams vary and the others stay at one value, in percentage "
+        "points, with the 95 % interval from chi-square, which takes metrics to be normal. The parts need not add up.",
     ),
     "params": (
         "Against parameters",

@@ -139,7 +139,7 @@ def test_a_mosaic_is_refused_where_images_have_no_boxes() -> None:
 
 
 def test_a_plan_knows_the_options_of_the_batches():
-    given = {"self", "splits", "sizes", "batch_size", "seed", "augment", "sampler"}
+    given = {"self", "splits", "sizes", "batch_size", "seed", "augment", "augment_seed", "sampler"}
     assert set(inspect.signature(DataModule.__init__).parameters) == given | set(OTHER_OPTIONS)
 
 

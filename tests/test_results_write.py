@@ -25,6 +25,9 @@ def test_all_that_a_study_commits_is_written(tmp_path: Path) -> None:
         "runs.csv",
         "table.md",
         "table.tex",
+        "methods.md",
+        "methods.tex",
+        "methods.bib",
         "figures",
         "report.html",
     }

@@ -168,15 +168,16 @@ def _rule(results: Results) -> list[Sentence]:
     if setting.rule == "anytime":
         sentences.append(
             ["Seeds were added one after another while the results were looked at; the intervals are confidence ",
-             "sequences of the paired mean difference, which hold at every number of seeds at once", Cite("wang2023anytime"), "."]
+             "sequences of the paired mean difference, which hold at every number of seeds at ",
+             "once", Cite("wang2023anytime"), "."]
         )  # fmt: skip
     else:
         sentences += _fixed_rule([row for row in results.rows if row.difference], len(results.rows) - 1)
     return [
         *sentences,
         ["A row is better or worse where its interval, at the level that the comparison has, leaves out 0; equal within the ",
-         f"margin where all of it lies within {margin} of 0; and else undecided. The probability that any verdict of the study ",
-         f"is wrong is at most {alpha} (Bonferroni)."],
+         f"margin where all of it lies within {margin} of 0; and else undecided. The probability that any verdict of the ",
+         f"study is wrong is at most {alpha} (Bonferroni)."],
     ]  # fmt: skip
 
 

@@ -154,8 +154,8 @@ def noise_notes(found: Sequence[Component]) -> list[str]:
         told.append(f"{one.row}: {100 * one.sd:.2f}{interval}{share}, n = {one.n}")
     return [
         "Sources of noise, standard deviation between seeds in points with its 95 % interval (chi-square; ratios of variances "
-        f"by F; metrics taken to be normal): {'; '.join(told)}. Each source is taken alone, at one value of the others; the parts "
-        "need not add up."
+        f"by F; metrics taken to be normal): {'; '.join(told)}. Each source is taken alone, at one value of the others; the "
+        "parts need not add up."
     ]
 
 

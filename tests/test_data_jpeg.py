@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from necklace.data.files import MAX_PIXELS, File, decode, decode_files
-from necklace.data.jpeg import decode_plain, is_plain
+from necklace.data.jpeg import Plain, decode_plain
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*TorchCodec")
 
@@ -54,7 +54,7 @@ def test_pixels_are_pillows(height, width, mode, quality, sampling, optimize, re
     data = jpeg(
         picture(height, width, mode, quality), quality=quality, optimize=optimize, restart_marker_blocks=restart, **options
     )
-    assert is_plain(data, MAX_PIXELS)
+    assert Plain(MAX_PIXELS)(data)
     assert torch.equal(plain(data), decode(data))
 
 
@@ -80,14 +80,14 @@ NOT_PLAIN = {
 
 @pytest.mark.parametrize("what", NOT_PLAIN)
 def test_what_pillow_treats_in_a_way_of_its_own_is_not_plain(what):
-    assert not is_plain(NOT_PLAIN[what], MAX_PIXELS)
+    assert not Plain(MAX_PIXELS)(NOT_PLAIN[what])
 
 
 def test_a_colour_profile_is_passed_over_and_a_large_image_is_not_plain():
     data = jpeg(picture(20, 30), icc_profile=b"profile" * 50)
-    assert is_plain(data, 600)
+    assert Plain(600)(data)
     assert torch.equal(plain(data), decode(data))
-    assert not is_plain(data, 599)
+    assert not Plain(599)(data)
 
 
 @settings(max_examples=150, deadline=None)

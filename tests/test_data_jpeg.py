@@ -111,3 +111,19 @@ def test_a_damaged_file_comes_out_as_from_pillow(tmp_path_factory, data):
         assert found == expected
     else:
         assert torch.equal(found, expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from([*NOT_PLAIN, *range(4)]), min_size=2, max_size=8))
+def test_what_is_plain_does_not_depend_on_the_files_before(kinds):
+    """Some of them begin with the same bytes: by 0 and 1 of one size, 2 of another, 3 grey."""
+    of_number = [
+        jpeg(picture(20, 30, seed=0)),
+        jpeg(picture(20, 30, seed=1)),
+        jpeg(picture(30, 20)),
+        jpeg(picture(20, 30, "L")),
+    ]
+    is_plain = Plain(MAX_PIXELS)
+    for kind in kinds:
+        data = NOT_PLAIN[kind] if isinstance(kind, str) else of_number[kind]
+        assert is_plain(data) == Plain(MAX_PIXELS)(data) == isinstance(kind, int)

@@ -19,6 +19,7 @@ from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.defaults_list import create_defaults_list
 from hydra.conf import HydraConf
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException
@@ -201,6 +202,7 @@ def loading(
         explain: Is given the overrides and the error where Hydra refuses them; what it returns takes the error's place.
     """
     original = ConfigLoaderImpl.load_configuration
+    words: dict[tuple[str, ...], str] = {}  # Hydra composes a command twice: to find its mode, and with this as an override
 
     def load(
         self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], run_mode: RunMode, **options: Any
@@ -212,8 +214,10 @@ def loading(
                 return _load_multirun(lambda some: original(self, config_name, some, run_mode, **options), overrides)
             config = original(self, config_name, overrides, run_mode, **options)
         except (HydraException, ValueError) as error:  # a value error where null is chosen
-            words = explain(Composer(self, str(config_name)), overrides, error)
-            raise ConfigCompositionException(words) from error
+            refused = *(text for text in overrides if text != "hydra.mode=RUN"), repr(error)
+            if refused not in words:
+                words[refused] = explain(Composer(self, str(config_name)), overrides, error)
+            raise ConfigCompositionException(words[refused]) from error
         check(config)
         return config
 
@@ -228,13 +232,16 @@ def loading(
 @contextmanager
 def listing_once() -> Iterator[None]:
     """Within it, Hydra looks once at what is in a config group, and not twice for one help, each time through all its own."""
-    original, known = ConfigLoaderImpl.get_group_options, {}
+    original = ConfigLoaderImpl.get_group_options
+    repositories: dict[str, IConfigRepository] = {}  # to make one takes 5 ms, and there are 70 groups
 
-    def options(self: ConfigLoaderImpl, group_name: str, *rest: Any, **more: Any) -> list[str]:
-        key = repr((group_name, rest, more))
-        if key not in known:
-            known[key] = original(self, group_name, *rest, **more)
-        return list(known[key])
+    def options(
+        self: Any, group_name: str, results_filter: Any = ObjectType.CONFIG, config_name: Any = None, overrides: Any = ()
+    ) -> list[str]:
+        place = repr((config_name, overrides))
+        if place not in repositories:
+            repositories[place] = self._parse_overrides_and_create_caching_repo(config_name, list(overrides or ()))[1]
+        return repositories[place].get_group_options(group_name, results_filter)
 
     changed: Any = ConfigLoaderImpl
     changed.get_group_options = options

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from hydra import initialize_config_dir
@@ -21,11 +21,12 @@ from necklace.guard.console import Console
 from necklace.guard.private import without_home
 from necklace.launcher.slurm import queue_line
 from necklace.study.collect import Kept, collect
-from necklace.study.plan import Plan, make_plan
+from necklace.study.plan import Plan, make_plan, row_settings
 from necklace.study.progress import plan_lines
 from necklace.study.status import StatusReader
 from necklace.study.store import StudyRecords, read_records
 from necklace.study.study_file import EXPERIMENTS, STUDY_FILE, read_study
+from necklace.tracking.tracker import wandb_options
 
 if TYPE_CHECKING:
     from necklace.results.table import TableText
@@ -68,8 +69,9 @@ def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int
             from necklace.results.write import write_study
             from necklace.study.execute import execute
             from necklace.study.profile import row_costs
-            from necklace.tracking.wandb_study import logger_settings, sync, wandb_mode_of, write_table
         if arguments.verb == "sync":
+            with at_once():
+                from necklace.tracking.wandb_study import sync
             lines, complete = sync(plan, status.all())
             for line in lines:
                 console.print(line)
@@ -78,11 +80,10 @@ def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int
         given = without_home([*own, *seeds, *(part for field in arguments.allow for part in ("--allow", field))])
         _check_replaced(plan, kept, given, folder)
         trains = arguments.verb == "run"
-        refused = execute(status, TRAIN, rerun, lambda: logger_settings(plan, console), console) if trains else {}
+        refused = execute(status, TRAIN, rerun, lambda: _logger_settings(plan, console), console) if trains else {}
         study = StudyRecords(plan.info(arguments.allow, given), collect(plan, status, kept, refused), {})
         differences = check_comparable(study)  # runs that cannot be compared need not be measured
         study = StudyRecords(study.info, study.runs, row_costs(plan, study.runs, folder, measure=trains))
-        mode = wandb_mode_of(plan) if trains else None
     results = analyse(study, differences)
     table, retired = write_study(study, results, folder)
     if retired:
@@ -90,10 +91,23 @@ def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int
         console.print(f"(such as {retired[0]}); they come back when it asks for them again")
     _print(table, study.info.name)
     console.print(f"{folder}: runs.csv, table.md, table.tex, figures/, records/, report.html")
-    line = write_table(table, results, plan, folder / "figures", mode[0]) if mode else None
-    if line:
-        console.print(line)
+    if trains and wandb_options(plan.loggers) is not None:  # else it need not be there
+        with at_once():
+            from necklace.tracking.wandb_study import wandb_mode_of, write_table
+        mode = wandb_mode_of(plan)
+        line = write_table(table, results, plan, folder / "figures", mode[0]) if mode else None
+        if line:
+            console.print(line)
     return 1 if any(run.record is None for run in study.runs) else 0
+
+
+def _logger_settings(plan: Plan, console: Console) -> dict[str, dict[str, Any]]:
+    """The settings of each run's loggers, by its hash; without W&B among them it is not imported."""
+    if wandb_options(plan.loggers) is None:
+        return row_settings(plan)
+    with at_once():
+        from necklace.tracking.wandb_study import logger_settings
+    return logger_settings(plan, console)
 
 
 def _print_plan(status: StatusReader, rerun: set[str], kept: Kept, console: Console) -> None:

@@ -160,7 +160,7 @@ def _mapped(files: list[File], stop: bool, folder: Path) -> tuple[torch.Tensor, 
                 outcomes.append(result if isinstance(result, str) else (result.shape[0], result.shape[1]))
                 lost = lost or (stop and isinstance(result, str))
                 if not lost and not isinstance(result, str):
-                    out.write(result.contiguous().numpy())
+                    out.write(result.contiguous().numpy().data)
         return outcomes, not lost
 
     pixels, outcomes = held(folder, lambda: _name(files, folder, read), Kind(("decoded", "decodes"), _outcomes_of, write))
@@ -215,7 +215,6 @@ def _versions() -> list[object]:
 
 def _key(files: list[File], read: dict[int, bytes]) -> str:
     """Return a sha256 over the files' bytes and names, in order, and the versions that decode them, in hexadecimal."""
-
     share = _KEPT // max(1, len(files))
 
     def digest(index: int, file: File) -> str:

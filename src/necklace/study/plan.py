@@ -18,6 +18,7 @@ from necklace.config import Composer, cause_of, choices_of, resolved
 from necklace.data.splits import splits_key
 from necklace.guard.private import without_home
 from necklace.guard.targets import check_composed, named_folders, named_targets
+from necklace.identity import shown
 from necklace.options.check import check_options, check_split_options
 from necklace.options.errors import OptionError
 from necklace.options.refusal import composed
@@ -297,3 +298,19 @@ class _Planner:
             given = (*self._shared, *overrides, f"seed={seed}")
             found.append(PlannedRun(row, seed, choice, run_spec(own, choices, given, said)))
         return found
+
+
+def row_settings(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Settings of each run's loggers, where they have such options: its row, and the axes.
+
+    Args:
+        plan: The study.
+
+    Returns:
+        Run's hash to dotted key and value.
+    """
+    shared: dict[str, Any] = {f"{key}.axes": list(plan.axes) for key, options in plan.loggers.items() if "axes" in options}
+    with_row = [f"{key}.row" for key, options in plan.loggers.items() if "row" in options]
+    # What a study tries for a row, to choose from it, is no row of its own, but its runs are not to be averaged either.
+    tried = [", ".join([run.row, *(f"{key}={shown(value)}" for key, value in run.choice.items())]) for run in plan.runs]
+    return {run.spec.hash: {**dict.fromkeys(with_row, row), **shared} for run, row in zip(plan.runs, tried, strict=True)}

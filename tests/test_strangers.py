@@ -317,7 +317,7 @@ def test_a_dashboard_runs_no_code_that_its_command_does_not_name(
     ]
     write_records(StudyRecords(made.info, tuple(runs), {}), folder)
     dashboard.main(["tiny", "--report", "--dry-run"])
-    assert "lossy" in capsys.readouterr().out or runs
+    assert made.info.rows[0] in capsys.readouterr().out
     # One that the command names is the user's.
     mine = tmp_path / "mine"
     (mine / "neck").mkdir(parents=True)
@@ -332,7 +332,6 @@ def test_a_dashboard_runs_no_code_that_its_command_does_not_name(
         dashboard.main(["tiny", "--dry-run", *SMALL, "--config-dir", str(mine)])
     finally:
         sys.path[:] = before
-    assert capsys.readouterr().out.count('"displayName"') >= 0
 
 
 @pytest.mark.parametrize(
@@ -508,8 +507,13 @@ def test_a_secret_of_the_environment_is_refused_and_never_written(tmp_path: Path
     folder.mark_failed(f"ValueError: https://x:{SECRET}@host\n")
     assert folder.failed_path.read_text() == "ValueError: https://x:***@host\n"
     monkeypatch.setenv("HOME", "/home/me")
-    folder.mark_failed('  File "/home/me/necklace/x.py", line 3\nValueError: /home/me/data: no\n')
-    assert folder.failed_path.read_text() == '  File "~/necklace/x.py", line 3\nValueError: ~/data: no\n'
+    folder.mark_failed(
+        'Traceback (most recent call last):\n  File "/home/me/necklace/x.py", line 3\nValueError: /home/me/data: no\n'
+    )
+    assert folder.failed_path.read_text().splitlines(True)[1:] == [
+        '  File "~/necklace/x.py", line 3\n',
+        "ValueError: ~/data: no\n",
+    ]
     assert folder.failure() == "ValueError: ~/data: no"
     reports = RankReports(tmp_path / "ranks")
     reports.write(replace(reports.enter(0), words="/home/me/data: no", trace=f'  File "/home/me/x.py"\n{SECRET}'))

@@ -278,14 +278,17 @@ def overrun(study: Study, twin: Study) -> Ended:
 
 def costs(study: Study, twin: Study) -> Ended:
     """The costs of the rows are measured in a job of their own, on the node."""
-    said = study.call(*SLURM)
-    jobs = [line for line in said.splitlines() if "\tjob " in line and line.endswith(": costs")]
+    study.call(*SLURM)
+    jobs = study.runs / ".submitit" / "jobs.json"
+    queued = len(json.loads(jobs.read_text()))
     path = study.folder / "experiments" / "check" / "records" / "costs.json"
     rows = json.loads(path.read_text()) if path.exists() else {}
     threads = {row["threads"] for row in rows.values()}
-    again = study.call(*SLURM)
-    good = len(jobs) == 1 and len(rows) == 2 and threads == {1} and ": costs" not in again
-    note = f"{len(jobs)} job, {len(rows)} rows, threads {threads}; once more: none" if good else f"NOT so: {jobs} {rows}"
+    study.call(*SLURM)
+    again = len(json.loads(jobs.read_text()))
+    good = (queued, len(rows), threads, again) == (3, 2, {1}, 3)
+    note = f"{queued - 2} job, {len(rows)} rows, threads {threads}; {again - queued} more in the next call"
+    note += "" if good else "; NOT so"
     return study.ended(twin, note)
 
 

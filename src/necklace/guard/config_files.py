@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
 from necklace.guard.plain_yaml import read_plain_yaml
@@ -35,12 +37,14 @@ def checked_files() -> Iterator[None]:
     Raises:
         ValueError: It has aliases, or more values than a config has; raised where Hydra reads it.
     """
-    original = FileConfigSource.load_config
+    Plugins.instance()  # which looks for the sources of configs, and executes their modules anew: this is the class that reads
+    source: Any = SourcesRegistry.instance().resolve("file")
+    original = source.load_config
     if getattr(original, "checks", False):
         yield
         return
 
-    def load(self: FileConfigSource, config_path: str) -> Any:
+    def load(self: ConfigSource, config_path: str) -> Any:
         path = Path(os.path.realpath(os.path.join(self.path, self._normalize_file_name(config_path))))
         if path.is_file() and not path.is_relative_to(OWN):
             try:
@@ -50,12 +54,11 @@ def checked_files() -> Iterator[None]:
         return original(self, config_path)
 
     load.checks = True  # pyright: ignore[reportFunctionMemberAccess]
-    changed: Any = FileConfigSource
-    changed.load_config = load
+    source.load_config = load
     try:
         yield
     finally:
-        changed.load_config = original
+        source.load_config = original
 
 
 def check_hydra_node(hydra: DictConfig, given: Sequence[str]) -> None:

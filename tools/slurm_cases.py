@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from rich.console import Console
@@ -26,6 +27,8 @@ rows: [{neck: [none, sppf]}]
 OVERRIDES = [text.strip().replace(": ", "=") for text in STUDY.splitlines()[3].partition("{")[2].rstrip("}").split(",")]
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.timeout_min=30")
 PATIENCE_S = 240
+# Runs that take longer than the shortest time that SLURM can limit, a minute.
+LONG, LONG_PATIENCE_S = "epochs=400", 600
 
 
 @dataclass
@@ -113,9 +116,9 @@ def at_once() -> None:
         subprocess.run(["scontrol", "update", f"JobId={line}", "StartTime=now"], capture_output=True)
 
 
-def follow(study: Study, process: "subprocess.Popen[str]") -> str:
+def follow(study: Study, process: "subprocess.Popen[str]", patience_s: float = PATIENCE_S) -> str:
     """Wait for a call whose jobs are queued again."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while process.poll() is None and time.monotonic() < deadline:
         at_once()
         time.sleep(2)
@@ -224,6 +227,71 @@ def batch(study: Study, twin: Study) -> Ended:
     return study.ended(twin, said)
 
 
+@cache
+def local(name: str, *options: str) -> Study:
+    """A twin of other options than the others have, made once."""
+    twin = Study(f"local-{name}")
+    twin.call("hydra.launcher.threads=1", *options)
+    return twin
+
+
+def two_tasks(study: Study, twin: Study) -> Ended:
+    """A run's two processes are two tasks of its job, which is warned once; the run equals a local one of two processes."""
+    options = ("trainer=ddp",)
+    twin = local("ddp", *options)
+    job_options = (*SLURM, "hydra.launcher.tasks_per_node=2", "hydra.launcher.cpus_per_task=1", *options)
+    process = study.start(*job_options)
+    until(study.begun, "a checkpoint")
+    shell("scancel", "--signal=USR1", sorted(queue())[0])
+    follow(study, process)
+    sizes = {json.loads(path.read_text())["world_size"] for path in study.runs.glob("*/record.json")}
+    return study.ended(twin, f"world size {sizes}" if sizes == {2} else f"world size NOT 2: {sizes}")
+
+
+def time_up(study: Study, twin: Study) -> Ended:
+    """SLURM itself ends a run's time, twice or more: it warns, and the job goes on in the same call."""
+    twin = local("long", LONG)
+    options = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5", "hydra/launcher=slurm", LONG)
+    follow(study, study.start(*options), LONG_PATIENCE_S)
+    logs = [path.read_text(errors="replace") for path in study.runs.rglob("*.err")] + [
+        path.read_text(errors="replace") for path in study.runs.rglob("*.out")
+    ]
+    timed_out = sum("timed-out" in line or "timeout" in line.lower() for text in logs for line in text.splitlines())
+    end = study.ended(twin, f"submitit says {timed_out} times that time is up")
+    end.note += "" if end.resumed and timed_out else "; NOT interrupted"
+    return end
+
+
+def overrun(study: Study, twin: Study) -> Ended:
+    """SLURM kills jobs whose time is up, without a warning that they could answer; each call goes on."""
+    twin = local("long", LONG)
+    options = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=1", "hydra.launcher.max_num_timeout=0", LONG)
+    named = 0
+    for _ in range(8):
+        process = study.start("hydra/launcher=slurm", *options)
+        said = follow(study, process, LONG_PATIENCE_S)
+        if study.calls[-1] == 0:
+            break
+        named += "left SLURM's queue without a result" in said or "not finished" in said or "timeout" in said.lower()
+    return study.ended(twin, f"{named} calls say so" if named == len(study.calls) - 1 > 0 else f"NOT SAID by all: {named}")
+
+
+def costs(study: Study, twin: Study) -> Ended:
+    """The costs of the rows are measured in a job of their own, on the node."""
+    study.call(*SLURM)
+    jobs = study.runs / ".submitit" / "jobs.json"
+    queued = len(json.loads(jobs.read_text()))
+    path = study.folder / "experiments" / "check" / "records" / "costs.json"
+    rows = json.loads(path.read_text()) if path.exists() else {}
+    threads = {row["threads"] for row in rows.values()}
+    study.call(*SLURM)
+    again = len(json.loads(jobs.read_text()))
+    good = (queued, len(rows), threads, again) == (3, 2, {1}, 3)
+    note = f"{queued - 2} job, {len(rows)} rows, threads {threads}; {again - queued} more in the next call"
+    note += "" if good else "; NOT so"
+    return study.ended(twin, note)
+
+
 CASES: dict[str, Callable[[Study, Study], Ended]] = {
     "undisturbed": undisturbed,
     "scancel": cancelled,
@@ -234,6 +302,10 @@ CASES: dict[str, Callable[[Study, Study], Ended]] = {
     "vanished": vanished,
     "left": left,
     "train.py, SIGUSR1": batch,
+    "costs": costs,
+    "two tasks": two_tasks,
+    "time up": time_up,
+    "killed at its time": overrun,
 }
 
 

@@ -1,4 +1,4 @@
-"""From overrides to configs; with `launcher/hydra_jobs.py` all that needs Hydra's private API.
+"""From overrides to configs; with `guard/config_files.py` and `launcher/hydra_jobs.py` all that needs Hydra's private API.
 
 `Composer` does Hydra's whole composition once for each choice of config groups, and puts single values onto a copy of it.
 Hydra takes 80 to 110 ms for a run of this project, nearly all of it for reading and merging the groups' files, which the runs
@@ -26,6 +26,7 @@ from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from necklace.guard.config_files import check_hydra_node, checked_files
 from necklace.guard.interpolations import check_resolved
 from necklace.guard.names import study_folder
 from necklace.guard.private import check_no_secret
@@ -123,7 +124,8 @@ class Composer:
             for_hydra = tuple(text for text in overrides if self._parse(text).is_hydra_override())
             parsed = [self._parse(text) for text in overrides]
             repository = self._repository(for_hydra)
-            made = create_defaults_list(repository, self._config_name, parsed, prepend_hydra=True, skip_missing=False)
+            with checked_files():
+                made = create_defaults_list(repository, self._config_name, parsed, prepend_hydra=True, skip_missing=False)
             self._made[overrides] = _project_choices(made.overrides.known_choices)
         return self._made[overrides]
 
@@ -180,7 +182,9 @@ class Composer:
         if overrides not in self._bases:
             token = _by_composer.set(True)
             try:
-                base = self._loader.load_configuration(self._config_name, list(overrides), RunMode.RUN)
+                with checked_files():
+                    base = self._loader.load_configuration(self._config_name, list(overrides), RunMode.RUN)
+                check_hydra_node(base.hydra, overrides)
             finally:
                 _by_composer.reset(token)
             self._bases[overrides] = pickle.dumps(base)
@@ -211,8 +215,11 @@ def loading(
             return original(self, config_name, overrides, run_mode, **options)
         try:
             if run_mode == RunMode.MULTIRUN:
-                return _load_multirun(lambda some: original(self, config_name, some, run_mode, **options), overrides)
+                config = _load_multirun(lambda some: original(self, config_name, some, run_mode, **options), overrides)
+                check_hydra_node(config.hydra, overrides)
+                return config
             config = original(self, config_name, overrides, run_mode, **options)
+            check_hydra_node(config.hydra, overrides)
         except (HydraException, ValueError) as error:  # a value error where null is chosen
             refused = *(text for text in overrides if text != "hydra.mode=RUN"), repr(error)
             if refused not in words:
@@ -224,7 +231,8 @@ def loading(
     changed: Any = ConfigLoaderImpl
     changed.load_configuration = load
     try:
-        yield
+        with checked_files():
+            yield
     finally:
         changed.load_configuration = original
 

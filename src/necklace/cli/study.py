@@ -83,7 +83,7 @@ def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int
         refused = execute(status, TRAIN, rerun, lambda: _logger_settings(plan, console), console) if trains else {}
         study = StudyRecords(plan.info(arguments.allow, given), collect(plan, status, kept, refused), {})
         differences = check_comparable(study)  # runs that cannot be compared need not be measured
-        study = StudyRecords(study.info, study.runs, row_costs(plan, study.runs, folder, measure=trains))
+        study = StudyRecords(study.info, study.runs, row_costs(plan, study.runs, folder, trains, console.print))
     results = analyse(study, differences)
     table, retired = write_study(study, results, folder)
     if retired:

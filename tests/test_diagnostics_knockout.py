@@ -194,15 +194,16 @@ def test_a_layer_that_does_not_do_what_its_parts_say_is_named_and_left_alone(dat
     assert "not the sum of what its parts say" in found.notes[0]
     model = model_of(FocalModulation)
     model.neck.h = None  # pyright: ignore
-    assert sites_of(model)[0] == [] and "without a layer `h`" in sites_of(model)[1][0]
-    with pytest.raises(ValueError, match="val/mine.*cannot be resampled"):
+    assert sites_of(model)[0] == []
+    assert "without a layer `h`" in sites_of(model)[1][0]
+    with pytest.raises(ValueError, match=r"this run has val/mine"):
         knock_out(model, data, "val/mine", 0, CPU)
 
 
 def test_a_run_with_its_knockout_is_the_same_run(
     train_run: Callable[..., tuple[Record, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    focal = ["neck=focal", "trainer.precision=bf16-mixed", "data/sizes=native", *MANY]
+    focal = ["neck=focal", "trainer.precision=bf16-mixed", *MANY]
     plain, _ = train_run(*focal, outputs=tmp_path / "plain")
     record, folder = train_run(*focal, "callbacks.knockout=true", "logger=csv")
     assert (record.hash, record.weights_hash, record.metrics, record.gates) == (
@@ -224,7 +225,17 @@ def test_a_run_with_its_knockout_is_the_same_run(
     assert "what matters" in printed
 
 
-def test_several_labels_and_a_plain_neck(train_run: Callable[..., tuple[Record, Path]]) -> None:
+def test_images_of_their_native_sizes_are_taken_with_those_of_their_size() -> None:
+    native = data_of("data/sizes=native", "data.source.train=40")
+    model = model_of(partial(FocalModulation, focal_level=1))
+    found = knock_out(model, native, "val/acc", 0, CPU)
+    assert np.array_equal(rights(found.base), predictions(model, native))
+    silenced = found.changed[Change("neck", "silenced", frozenset([1]))]
+    assert np.array_equal(rights(silenced), predictions(cut(model, [1]), native))
+    assert found.alone == sum(len(step.indices) == 1 for step in native.sizes.eval_steps(native.splits["val"].shapes, 99, 0, 1))
+
+
+def test_a_neck_without_levels_or_pools_has_nothing_to_knock_out(train_run: Callable[..., tuple[Record, Path]]) -> None:
     record, folder = train_run("callbacks.knockout=true")
     assert not (folder / "knockout.json").exists()
     assert "nothing to knock out" in knock_out_run(folder, "val/acc")["notes"][0]

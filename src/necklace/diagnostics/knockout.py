@@ -91,7 +91,7 @@ def knock_out(
                 sites = [site for site in sites if site.name not in switch.unfit]
                 notes += switch.unfit.values()
                 changed |= {change: outcome() for change in changes_of(sites) if change not in changed}
-                current = {change: changed[change] for change in changes_of(sites)}
+                current: dict[Change | None, Outcome] = {change: changed[change] for change in changes_of(sites)}
                 _look(model, switch, batches, device, current)
     left = {site.name for site in sites}
     found = {change: each.measured() for change, each in changed.items() if change.site in left}

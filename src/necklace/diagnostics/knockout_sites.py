@@ -52,23 +52,14 @@ class Terms(NamedTuple):
 
 
 class Site(Protocol):
-    """A layer that joins terms.
+    """A layer that joins terms; `kind` is `focal` or `pools`."""
 
-    Attributes:
-        name: Its name in the model, such as `neck`.
-        kind: `focal` or `pools`.
-        names: Of its terms.
-        changes: Which of `KINDS` there are.
-        entry: The module whose input the terms are computed from.
-        target: The module whose input is the joined terms.
-    """
-
-    name: str
+    name: str  # in the model, such as `neck`
     kind: str
-    names: tuple[str, ...]
-    changes: tuple[str, ...]
-    entry: nn.Module
-    target: nn.Module
+    names: tuple[str, ...]  # of its terms
+    changes: tuple[str, ...]  # which of `KINDS` there are
+    entry: nn.Module  # whose input the terms are computed from
+    target: nn.Module  # whose input is the joined terms
 
     def terms(self, x: Tensor) -> Terms:
         """The terms for an input of `entry`."""
@@ -82,14 +73,16 @@ class Site(Protocol):
 class FocalSite:
     """A focal layer, of ours, of timm's, or a user's that adds up its weighted contexts before a layer `h`."""
 
-    kind = "focal"
+    kind: str = "focal"
 
     def __init__(self, name: str, layer: nn.Module) -> None:
         target = getattr(layer, "h", None)
         if not isinstance(target, nn.Module):
             raise Unfit(f"{name}: is a focal layer without a layer `h` that takes the sum of its contexts")
-        self.name, self.entry, self.target, self.names = name, layer, target, context_names(layer)
-        self.changes = KINDS
+        self.name, self.names = name, context_names(layer)
+        self.entry: nn.Module = layer
+        self.target: nn.Module = target
+        self.changes: tuple[str, ...] = KINDS
         self._divided = bool(getattr(layer, "normalize_modulator", False))
 
     def terms(self, x: Tensor) -> Terms:
@@ -108,14 +101,17 @@ class FocalSite:
 class PoolSite:
     """SPP or SPPF: the map as it is and its pools, side by side."""
 
-    kind, changes = "pools", KINDS[:3]
+    kind: str = "pools"
 
     def __init__(self, name: str, layer: SPP | SPPF) -> None:
         if isinstance(layer, SPP):
             sizes = layer.kernel_sizes
         else:
             sizes = tuple(1 + times * (layer.kernel_size - 1) for times in (1, 2, 3))
-        self.name, self.entry, self.target = name, layer.cv2, layer.cv2
+        self.changes: tuple[str, ...] = KINDS[:3]
+        self.name = name
+        self.entry: nn.Module = layer.cv2
+        self.target: nn.Module = layer.cv2
         numbers = [f"pool{n} k{k}" for n, k in enumerate(sizes, 1)]
         self.names = ("no pool", *numbers)
 

@@ -76,12 +76,13 @@ def draw_knockout(data: dict[str, Any]) -> Figure:
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", alpha=0.3)
         axes.set_axisbelow(True)
+    flows.set_zorder(matters.get_zorder() + 1)
+    flows.patch.set_alpha(0)
     flows.set_ylim(bottom, 0)
     flows.set_yticks(places, labels)
     for y, lines in heads:
-        flows.text(
-            0, y, "\n".join(lines), transform=flows.get_yaxis_transform(), va="center", fontweight="bold", parse_math=False
-        )
+        place = {"transform": flows.get_yaxis_transform(), "va": "center", "fontweight": "bold", "parse_math": False}
+        flows.text(0, y, "\n".join(lines), **place).set_in_layout(False)  # it may reach over both
     bars = [(row, number) for row in rows for number in range(len(row["contexts"]))]
     for y, (own, number) in zip(places, bars, strict=True):
         if (share := own["share"][number]) is not None:

@@ -1,9 +1,10 @@
 """What a study keeps in version control: records/, from which every number and figure of it can be derived again.
 
-`records/RUN.json` is a run's record with its learning curve, the numbers of its pictures and its knockout; `records/RUN.NAME.png` are
-thumbnails of the pictures of each row's first run; `records/RUN.evidence.npz` is what a run's metrics come from, where the
-record alone does not say; `records/study.json` says which runs there are, whether they finished, and how they are to be read;
-`records/costs.json` holds the speeds that were measured at the end. Results that study.yaml no longer asks for lie in
+`records/RUN.json` is a run's record with its learning curve, the numbers of its pictures and its knockout;
+`records/RUN.NAME.png` are thumbnails of the pictures of each row's first run; `records/RUN.evidence.npz` is what a run's
+metrics come from, where the record alone does not say; `records/study.json` says which runs there are, whether they finished,
+and how they are to be read; `records/costs.json` holds the speeds that were measured at the end. Results that study.yaml no
+longer asks for lie in
 `records/retired/` until it asks for them again.
 """
 

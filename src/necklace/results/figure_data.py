@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from necklace.results.inside_figures import fields_data, gates_data
+from necklace.results.knockout_figure import knockout_data
 from necklace.results.results import Results, Row
 from necklace.results.stats import Interval
 
@@ -33,7 +34,7 @@ def figure_data(results: Results) -> dict[str, Data]:
         metric and cost without being worse in the other.
         `curves`: the val metric after `epoch` epochs, as `mean`, `low` and `high` over seeds, for epochs that all runs of a row
         have.
-        `gates` and `fields`: see `inside_figures`.
+        `gates` and `fields`: see `inside_figures`; `knockout`: see `knockout_figure`.
         `sizes`: the test metric by `side` of the test images in pixels, as `mean`, `low` and `high` over seeds.
     """
     rows = {
@@ -44,10 +45,12 @@ def figure_data(results: Results) -> dict[str, Data]:
         "curves": [_curve(row, _val_metric(results)) for row in results.rows],
         "sizes": [_sizes(row, results.study.metric) for row in results.rows],
         "gates": gates_data(results.rows),
+        "knockout": knockout_data(results.rows),
         "fields": fields_data(results.rows),
     }
+    metrics = {"curves": _val_metric(results), "knockout": next((row["metric"] for row in rows["knockout"]), "")}
     data: dict[str, Data] = {
-        name: {"metric": _val_metric(results) if name == "curves" else results.study.metric, "rows": found}
+        name: {"metric": metrics.get(name, results.study.metric), "rows": found}
         for name, found in rows.items()
         if any(row["mean"] not in (None, []) for row in found)
     }

@@ -29,6 +29,7 @@ from necklace.plotting import (
 from necklace.results.bands import draw_curves, draw_sizes, row_count, row_note
 from necklace.results.figure_data import Data, figure_data
 from necklace.results.inside_figures import draw_fields, draw_gates
+from necklace.results.knockout_figure import draw_knockout
 from necklace.results.results import Results
 
 
@@ -190,5 +191,6 @@ _DRAW: dict[str, Callable[[Data], Figure]] = {
     "curves": draw_curves,
     "sizes": draw_sizes,
     "gates": draw_gates,
+    "knockout": draw_knockout,
     "fields": draw_fields,
 }

@@ -45,6 +45,13 @@ _FIGURES = {
         "Over all of val, with the weights that val chose; mean over seeds. Contribution: the norm of gate times context, "
         "which the modulator adds up. Gates are signed and unbounded, so their own sum says less.",
     ),
+    "knockout": (
+        "What matters in the neck",
+        "A gate says what flows; a drop says what matters. Left: each level's share of the contribution. Right: how much the "
+        "metric of val drops when the level, or pool, is silenced (bar) or replaced by its mean over images (circle), with the "
+        "trained weights. Much may flow that the net does not need, and little that it does. Mean over seeds, with the range "
+        "over seeds; of one seed, the 95 % interval over images.",
+    ),
     "fields": (
         "Receptive fields",
         "Effective receptive field: how much each pixel weighs in the middle of the feature map (Luo et al. 2016). The square "

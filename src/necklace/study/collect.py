@@ -6,7 +6,7 @@ from pathlib import Path
 
 from necklace.guard.private import scrubbed
 from necklace.identity import check_identity, hash_of_name
-from necklace.study.excerpts import read_curve, read_pictures, read_thumbnails
+from necklace.study.excerpts import read_curve, read_knockout, read_pictures, read_thumbnails
 from necklace.study.plan import Plan, PlannedRun
 from necklace.study.status import RunStatus, StatusReader
 from necklace.study.store import (
@@ -127,4 +127,5 @@ def _with_files(run: StudyRun, planned: PlannedRun, found: RunStatus, kept: Kept
         unchanged = known is not None and known.record == found.record and known.pictures == pictures
         thumbnails = (known.thumbnails if known and unchanged else {}) or read_thumbnails(folder)
     evidence = found_evidence(found.record, found.folder.evidence_path)
-    return replace(run, curve=read_curve(folder), pictures=pictures, thumbnails=thumbnails, evidence=evidence)
+    own = {"curve": read_curve(folder), "pictures": pictures, "knockout": read_knockout(folder, found.record)}
+    return replace(run, **own, thumbnails=thumbnails, evidence=evidence)

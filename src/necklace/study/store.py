@@ -1,9 +1,10 @@
 """What a study keeps in version control: records/, from which every number and figure of it can be derived again.
 
-`records/RUN.json` is a run's record with its learning curve and the numbers of its pictures; `records/RUN.NAME.png` are
-thumbnails of the pictures of each row's first run; `records/RUN.evidence.npz` is what a run's metrics come from, where the
-record alone does not say; `records/study.json` says which runs there are, whether they finished, and how they are to be read;
-`records/costs.json` holds the speeds that were measured at the end. Results that study.yaml no longer asks for lie in
+`records/RUN.json` is a run's record with its learning curve, the numbers of its pictures and its knockout;
+`records/RUN.NAME.png` are thumbnails of the pictures of each row's first run; `records/RUN.evidence.npz` is what a run's
+metrics come from, where the record alone does not say; `records/study.json` says which runs there are, whether they finished,
+and how they are to be read; `records/costs.json` holds the speeds that were measured at the end. Results that study.yaml no
+longer asks for lie in
 `records/retired/` until it asks for them again.
 """
 
@@ -24,7 +25,7 @@ from necklace.identity import hash_of_name
 from necklace.migrations import LAYOUT, migrated_study
 from necklace.record import Record, check_file_of_evidence, checked, parse_record, read_json
 from necklace.study.costs import read_costs, write_costs
-from necklace.study.excerpts import SHOWN, Curve
+from necklace.study.excerpts import SHOWN, Curve, known_knockout
 
 RETIRED = "retired"
 
@@ -43,6 +44,7 @@ class StudyRun:
         record: Of a done or stale run.
         curve: Its learning curve, such as `{"epoch": [0, 1], "val/acc": [0.3, 0.5]}`; empty without a record.
         pictures: `receptive_field` and `contributions` as in its pictures.json; empty if it was not asked for pictures.
+        knockout: As in its knockout.json; empty if nobody asked for it.
         thumbnails: Name of a picture to a small PNG, of the first run of a row that has pictures.
         evidence: The file that the record's evidence names, in the run's folder or in `records/`; None where it names none.
     """
@@ -56,6 +58,7 @@ class StudyRun:
     record: Record | None
     curve: Curve = field(default_factory=dict)
     pictures: dict[str, Any] = field(default_factory=dict)
+    knockout: dict[str, Any] = field(default_factory=dict)
     thumbnails: dict[str, bytes] = field(default_factory=dict)
     evidence: Path | None = None
 
@@ -131,6 +134,7 @@ class _Kept:
     record: dict[str, Any]
     curve: Curve
     pictures: dict[str, Any]
+    knockout: dict[str, Any] = field(default_factory=dict)
 
 
 _COMPACT: Mapping[str, Any] = {"separators": (",", ":"), "sort_keys": True, "allow_nan": False}
@@ -156,6 +160,7 @@ def write_records(study: StudyRecords, folder: Path) -> list[str]:
         if run.record:
             wanted.add(f"{run.name}.json")
             parts = {"record": asdict(run.record), "curve": run.curve, "pictures": run.pictures}
+            parts |= {"knockout": run.knockout} if run.knockout else {}
             write_changed(records / f"{run.name}.json", json.dumps(parts, **_COMPACT) + "\n")
         if run.evidence:
             wanted.add(evidence_file(records, run.name).name)
@@ -247,7 +252,9 @@ def _filled(run: StudyRun, path: Path) -> StudyRun:
     if run.name != record.name and record.hash != hash_of_name(run.name):
         raise ValueError(f"{path}: is the record of another run, {record.name}")
     evidence = found_evidence(record, evidence_file(path.parent, run.name))
-    return replace(run, record=record, curve=kept.curve, pictures=kept.pictures, thumbnails=thumbnails, evidence=evidence)
+    knockout = known_knockout(kept.knockout, record, path) if kept.knockout else {}
+    own = {"curve": kept.curve, "pictures": kept.pictures, "knockout": knockout}
+    return replace(run, record=record, **own, thumbnails=thumbnails, evidence=evidence)
 
 
 def evidence_file(records: Path, run: str) -> Path:

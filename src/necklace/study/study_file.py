@@ -264,8 +264,8 @@ def _option(key: object) -> str:
 
 
 def shared_overrides(study: StudyFile, extra: Sequence[str]) -> tuple[str, ...]:
-    """The overrides of all runs: the study's, those given besides, and its name."""
-    return (*study.overrides, *extra, override("study", study.name))
+    """The overrides of all runs: the study's, those given besides, and its name. Unless these say otherwise, with knockouts."""
+    return ("callbacks.knockout=true", *study.overrides, *extra, override("study", study.name))
 
 
 def override(key: str, value: Any) -> str:

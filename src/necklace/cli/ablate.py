@@ -89,7 +89,7 @@ def check(parsed: argparse.Namespace) -> None:
 
 
 def _check_until(file: StudyFile, parsed: argparse.Namespace) -> None:
-    """Refuse studies that cannot run until they are decided; sets `max_seeds` where it was not given."""
+    """Refuse studies that cannot run until they are decided; sets `most_seeds`, whether it was given or not."""
     if file.choose:
         raise ValueError(
             f"{file.name}: --until-decided: the study has choose, and what is chosen may change with every seed, and with it "
@@ -97,10 +97,9 @@ def _check_until(file: StudyFile, parsed: argparse.Namespace) -> None:
         )
     if getattr(file, "rule", None) == "fixed":
         raise ValueError(f"{file.name}: --until-decided: study.yaml says rule: fixed; must be anytime, or left out")
-    if parsed.max_seeds is None:
-        parsed.max_seeds = max(MAX_SEEDS, len(file.seeds))
-    if parsed.max_seeds < len(file.seeds):
-        raise ValueError(f"--max-seeds {parsed.max_seeds}: must be at least {len(file.seeds)}, the seeds of study.yaml")
+    parsed.most_seeds = parsed.max_seeds or max(MAX_SEEDS, len(file.seeds))
+    if parsed.most_seeds < len(file.seeds):
+        raise ValueError(f"--max-seeds {parsed.most_seeds}: must be at least {len(file.seeds)}, the seeds of study.yaml")
     own = [text for text in parsed.overrides if text.startswith("hydra/launcher=")]
     if parsed.budget is not None and own and own[-1] != "hydra/launcher=local":
         raise ValueError(

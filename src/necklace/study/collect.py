@@ -8,6 +8,7 @@ from necklace.guard.private import scrubbed
 from necklace.identity import check_identity, hash_of_name
 from necklace.study.excerpts import read_curve, read_pictures, read_thumbnails
 from necklace.study.plan import Plan, PlannedRun
+from necklace.study.rules import Rules, dropped_runs, read_rules
 from necklace.study.status import RunStatus, StatusReader
 from necklace.study.store import (
     StudyInfo,
@@ -97,6 +98,26 @@ def collect(plan: Plan, status: StatusReader, kept: Kept, refused: Mapping[str, 
         illustrated |= {run.row} if run.thumbnails else set()
         runs.append(run)
     return tuple(runs)
+
+
+def rules_now(plan: Plan, status: StatusReader, folder: Path) -> Rules:
+    """By which rule a study decides now, and all that it has ever compared.
+
+    Args:
+        plan: The study's runs.
+        status: What exists of them here.
+        folder: The study's folder, with what it holds of earlier results.
+
+    Raises:
+        ValueError: `records/rules.json` is damaged.
+    """
+    here = {run.spec.hash for run, found in zip(plan.runs, status.all(), strict=True) if found.record}
+    files = [*(folder / "records").glob("*_*.json"), *(folder / "records" / "retired").glob("*_*.json")]
+    return plan.rules(
+        read_rules(folder),
+        dropped_runs(folder, [run.spec.hash for run in plan.runs]),
+        len(here | {hash_of_name(path.stem) for path in files}),
+    )
 
 
 def _collected(planned: PlannedRun, found: RunStatus, kept: Kept, illustrate: bool) -> StudyRun:

@@ -22,15 +22,25 @@ POLL_SECONDS = 0.5
 
 def run_seconds(plan: Plan, found: Sequence[RunStatus], runs: Sequence[PlannedRun]) -> float | None:
     """Expected seconds of training these runs one by one, from the finished runs of their row, else of all."""
+    means = seconds_by_row(plan, [at.record for at in found])
+    return sum(means[run.row] for run in runs) if means else None
+
+
+def seconds_by_row(plan: Plan, records: Sequence[Record | None]) -> dict[str, float]:
+    """Row to the mean seconds of its finished runs, of a row without any that of all; empty where none has finished.
+
+    Args:
+        plan: The study.
+        records: Of each of its runs, as far as it has finished.
+    """
     walls: dict[str, list[float]] = {}
-    for run, at in zip(plan.runs, found, strict=True):
-        if at.record:
-            walls.setdefault(run.row, []).append(at.record.wall_seconds)
-    if not walls:
-        return None
+    for run, record in zip(plan.runs, records, strict=True):
+        if record:
+            walls.setdefault(run.row, []).append(record.wall_seconds)
     everything = [value for values in walls.values() for value in values]
-    means = {row: sum(values) / len(values) for row, values in walls.items()}
-    return sum(means.get(run.row, sum(everything) / len(everything)) for run in runs)
+    if not everything:
+        return {}
+    return {row: sum(own) / len(own) for row in plan.rows for own in [walls.get(row, everything)]}
 
 
 def plan_lines(plan: Plan, found: Sequence[RunStatus], rerun: set[str]) -> list[str]:

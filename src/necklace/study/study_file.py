@@ -14,6 +14,9 @@ same: [spp, sppf]               # two rows that compute the same: what differs b
 choose: {optimizer.lr: [1e-3, 3e-3]}    # tried for each row, chosen on val
 metric: test/balanced_acc       # one of METRICS, or test/class_acc/CLASS; by default what the task is known by, here test/acc
 tolerance: 0.02                 # of the metric, when a run is trained again on another machine
+margin: 0.5                     # smallest difference that matters, in points; by default 0.5, of average precisions 1
+alpha: 0.05                     # probability that any of the table's verdicts is wrong
+rule: fixed                     # or anytime: the number of seeds may depend on the results
 ```
 """
 
@@ -26,7 +29,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from hydra.utils import get_class
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError
@@ -73,6 +76,9 @@ class StudyFile:
         choose: Option to the values that are tried for each row.
         metric: Name of a metric of the records; None for what the task is known by.
         tolerance: Largest difference of the metric that a repetition on another machine may show.
+        margin: Smallest difference of the metric that matters, in points; None for what is usual for the metric.
+        alpha: Probability that any of the table's verdicts is wrong.
+        rule: `fixed`, `anytime`, or None for what the study's folder says, and `fixed` where it says nothing.
     """
 
     name: str
@@ -85,6 +91,9 @@ class StudyFile:
     choose: dict[str, tuple[Any, ...]]
     metric: str | None
     tolerance: float
+    margin: float | None = None
+    alpha: float = 0.05
+    rule: str | None = None
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -136,6 +145,13 @@ class _Content(BaseModel):
     )
     metric: Annotated[StrictStr, AfterValidator(known_metric)] | None = Field(None, description=f"one of {METRIC_NAMES}")
     tolerance: Annotated[StrictFloat | StrictInt, Field(ge=0, le=1)] = Field(0.02, description="a share between 0 and 1")
+    margin: Annotated[StrictFloat | StrictInt, Field(gt=0, le=100)] | None = Field(
+        None, description="points of the metric, above 0 and at most 100"
+    )
+    alpha: Annotated[StrictFloat | StrictInt, Field(gt=0, le=0.2)] = Field(
+        0.05, description="a probability above 0 and at most 0.2"
+    )
+    rule: Literal["fixed", "anytime"] | None = Field(None, description="fixed or anytime")
 
 
 def read_study(path: Path) -> StudyFile:
@@ -170,6 +186,9 @@ def read_study(path: Path) -> StudyFile:
         choose={key: tuple(values) for key, values in found.choose.items()},
         metric=found.metric,
         tolerance=float(found.tolerance),
+        margin=None if found.margin is None else float(found.margin),
+        alpha=float(found.alpha),
+        rule=found.rule,
     )
 
 
@@ -308,6 +327,12 @@ def named_rows(grid: Mapping[str, Any]) -> list[tuple[dict[str, Any], str]]:
 def row_names(study: StudyFile) -> list[str]:
     """The names of all rows that a study asks for, in order."""
     return list(dict.fromkeys(name for grid in study.grids for _, name in named_rows(grid)))
+
+
+def first_seeds(study: StudyFile, count: int) -> tuple[int, ...]:
+    """The first `count` seeds of a study: those of its file, and beyond them the next whole numbers."""
+    more = itertools.count(max(study.seeds) + 1)
+    return (*study.seeds[:count], *itertools.islice(more, max(0, count - len(study.seeds))))
 
 
 def axes_of(study: StudyFile) -> tuple[str, ...]:

@@ -20,9 +20,10 @@ from necklace.cli.train import CONFIGS
 from necklace.guard.console import Console
 from necklace.guard.private import without_home
 from necklace.launcher.slurm import queue_line
-from necklace.study.collect import Kept, collect
+from necklace.study.collect import Kept, collect, rules_now
 from necklace.study.plan import Plan, make_plan
 from necklace.study.progress import plan_lines
+from necklace.study.rules import write_rules
 from necklace.study.status import StatusReader
 from necklace.study.store import StudyRecords, read_records
 from necklace.study.study_file import EXPERIMENTS, STUDY_FILE, read_study
@@ -78,10 +79,13 @@ def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int
         given = without_home([*own, *seeds, *(part for field in arguments.allow for part in ("--allow", field))])
         _check_replaced(plan, kept, given, folder)
         trains = arguments.verb == "run"
+        rules = rules_now(plan, status, folder)
+        if trains:
+            write_rules(rules, folder)  # before the first result
         refused = execute(status, TRAIN, rerun, lambda: logger_settings(plan, console), console) if trains else {}
-        study = StudyRecords(plan.info(arguments.allow, given), collect(plan, status, kept, refused), {})
+        study = StudyRecords(plan.info(arguments.allow, given), collect(plan, status, kept, refused), {}, rules)
         differences = check_comparable(study)  # runs that cannot be compared need not be measured
-        study = StudyRecords(study.info, study.runs, row_costs(plan, study.runs, folder, measure=trains))
+        study = replace(study, costs=row_costs(plan, study.runs, folder, measure=trains))
         mode = wandb_mode_of(plan) if trains else None
     results = analyse(study, differences)
     table, retired = write_study(study, results, folder)
@@ -167,7 +171,7 @@ def _table_by_metric(study: StudyRecords, metric: str, folder: Path) -> int:
     known = sorted({name for run in study.runs if run.record for name in run.record.metrics})
     if metric not in known:
         raise ValueError(f"{folder}: no run has the metric {metric}; there are: {', '.join(known) or 'none'}")
-    _print(table_text(analyse(replace(study, info=replace(study.info, metric=metric)))), study.info.name)
+    _print(table_text(analyse(replace(study, info=replace(study.info, metric=metric), rules=None))), study.info.name)
     return 0
 
 

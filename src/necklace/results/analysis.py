@@ -13,6 +13,7 @@ from necklace.results.comparability import check_comparable
 from necklace.results.evidence import evidence_interval
 from necklace.results.notes import notes_below
 from necklace.results.results import Control, Results, Row, RowCost, SamePair, metric_by_seed
+from necklace.results.rulings import with_verdicts
 from necklace.results.stats import Difference, Interval, holm, image_interval, paired_difference, summarise
 from necklace.seeding import numpy_generator
 from necklace.study.store import StudyInfo, StudyRecords, StudyRun
@@ -44,6 +45,7 @@ def analyse(study: StudyRecords, differences: list[str] | None = None) -> Result
     rows = [_row(name, runs, study, chosen[name]) for name in info.rows]
     rows = _with_holm(rows, info.baseline)
     rows = [replace(row, control=_control(row, rows, info)) for row in rows]
+    rows = with_verdicts(rows, study)
     values = metric_by_seed(runs[info.baseline], info.metric) if info.baseline else {}
     noise = summarise(np.array(list(values.values()))).sd if values else None
     same = _same_pair(runs, chosen, info)
@@ -58,6 +60,7 @@ def analyse(study: StudyRecords, differences: list[str] | None = None) -> Result
             shlex.join(["python", "ablate.py", info.name, *more])
             for more in (info.arguments, ["--verify"], ["--reproduce", "1"])
         ),
+        setting=study.rules.settings[-1] if study.rules and info.baseline else None,
     )
 
 

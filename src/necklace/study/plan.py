@@ -24,8 +24,9 @@ from necklace.options.refusal import composed
 from necklace.options.signatures import defined
 from necklace.spec import RunSpec, run_spec, said_of
 from necklace.study.matching import matched_width
+from necklace.study.metrics import TASK_METRICS, usual_metric
 from necklace.study.store import StudyInfo
-from necklace.study.study_file import TASK_METRICS, StudyFile, axes_of, named_rows, override, shared_overrides, usual_metric
+from necklace.study.study_file import StudyFile, axes_of, named_rows, override, shared_overrides
 
 
 @dataclass(frozen=True)

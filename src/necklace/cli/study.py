@@ -88,9 +88,9 @@ def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int
             write_rules(rules, folder)  # before the first result
         refused = execute(status, TRAIN, rerun, lambda: logger_settings(plan, console), console, until) if trains else {}
         runs = collect(plan, status, kept, refused)
-        undecided = until.undecided(runs) if until else []
+        undecided: list[str] = []
         if until:
-            plan, runs = until.counted(runs)
+            undecided, (plan, runs) = until.undecided(runs), until.counted(runs)
             rules = rules_now(plan, status.narrowed(plan), folder)
         study = StudyRecords(plan.info(arguments.allow, given), runs, {}, rules)
         differences = check_comparable(study)  # runs that cannot be compared need not be measured
@@ -98,9 +98,7 @@ def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int
         mode = wandb_mode_of(plan) if trains else None
     results = analyse(study, differences)
     table, retired = write_study(study, results, folder)
-    if retired:
-        console.print(f"{len(retired)} results that study.yaml no longer asks for are in {folder / 'records' / 'retired'}")
-        console.print(f"(such as {retired[0]}); they come back when it asks for them again")
+    _print_retired(retired, folder, console)
     _print(table, study.info.name)
     console.print(f"{folder}: runs.csv, table.md, table.tex, figures/, records/, report.html")
     line = write_table(table, results, plan, folder / "figures", mode[0]) if mode else None
@@ -109,6 +107,12 @@ def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int
     for sentence in undecided:
         console.print(sentence)
     return 1 if undecided or any(run.record is None for run in study.runs) else 0
+
+
+def _print_retired(retired: Sequence[str], folder: Path, console: Console) -> None:
+    if retired:
+        console.print(f"{len(retired)} results that study.yaml no longer asks for are in {folder / 'records' / 'retired'}")
+        console.print(f"(such as {retired[0]}); they come back when it asks for them again")
 
 
 def _given(arguments: argparse.Namespace, own: Sequence[str]) -> list[str]:

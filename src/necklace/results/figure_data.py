@@ -29,8 +29,8 @@ def figure_data(results: Results) -> dict[str, Data]:
         Name to data, of the figures with any value; shares are in percent:
         `differences`: to the `baseline`, in percentage points: `mean`, `t` (the interval over seeds) and `images` (the interval
         over test images for these weights), each [low, high]; `finished` runs; `noise` is the baseline's standard deviation.
-        `differences` and `controls` of a study with verdicts have its `margin`, its `rule` and each row's `verdict`; by the rule
-        `anytime`, `anytime` is the interval that may be looked at after every seed, and `t` is left out.
+        Both this and `controls` have, in a study with verdicts, its `margin`, its `rule` and each row's `verdict`; by the rule
+        `anytime` they have the interval `anytime`, which may be looked at after every seed, in place of `t`.
         `controls`: to `control`, the row that has the neck's size, of the rows that have one: `mean` and `t`.
         `params` and `latency`: `x` (parameters; ms for one image), `mean`, `sd`, and `front`: no other row is better in one of
         metric and cost without being worse in the other.

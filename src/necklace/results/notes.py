@@ -126,14 +126,12 @@ def _verdicts(study: StudyRecords, rows: Sequence[Row]) -> list[str]:
     for row, seeds in study.rules.left_out.items():
         listed = ", ".join(map(str, seeds))
         notes.append(
-            f"{row}: seed{'s' * (len(seeds) > 1)} {listed} of it finished and {'are' if len(seeds) > 1 else 'is'} left out of the "
-            "table, so its comparisons are undecided: a choice of seeds is no sample."
+            f"{row}, seed{'s' * (len(seeds) > 1)} {listed}: finished, and left out of the table. A choice of seeds is no "
+            "sample, so this row's comparisons are undecided."
         )
     same = [row.name for row in rows if row.verdict and row.verdict.one_computation]
     if same:
-        notes.append(
-            f"{'; '.join(same)}: equal weights to the baseline's, bit for bit, on every seed: they are one computation."
-        )
+        notes.append(f"{'; '.join(same)}: the baseline's weights, bit for bit, on every seed: they are one computation.")
     return notes
 
 

@@ -1,24 +1,19 @@
 """The tables of a study: one line for each of its rows, and runs.csv with one line for each run."""
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from necklace.guard.text import in_markdown, on_one_line, printable
-from necklace.record import Record
+from necklace.guard.text import in_markdown, on_one_line
 from necklace.results.notes import missing_runs
 from necklace.results.results import Results, Row
 from necklace.results.stats import Difference, Interval, Summary, star, summarise
 from necklace.results.verdicts import Verdict, in_words
-from necklace.study.store import StudyRecords
 
 Column = tuple[str, list[str]]
 """A header, and a text for each row."""
@@ -132,11 +127,14 @@ def _caption(results: Results) -> str:
             "with an interval that holds at every number of seeds at once, and over all comparisons of the table together; "
         )
     else:
-        interval = "with the t interval of its mean; p: paired t test, Holm's correction over rows (* below 0.05, where n can carry it); "
+        interval = (
+            "with the t interval of its mean; p: paired t test, Holm's correction over rows "
+            "(* below 0.05, where n can carry it); "
+        )
     return (
         f"{metric} Difference to '{results.study.baseline}' in percentage points, paired by seed, {interval}"
-        f"{_meaning_of_verdicts(results)}P(better): share of the seeds; effect: mean over standard deviation of the differences, corrected for "
-        "small n; images: the interval for these weights, over test images, without correction. "
+        f"{_meaning_of_verdicts(results)}P(better): share of the seeds; effect: mean over standard deviation of the "
+        "differences, corrected for small n; images: the interval for these weights, over test images, without correction. "
         f"{control}Costs are for one image; "
         "latency at batch 1; peak memory of a process that trains."
     )
@@ -148,8 +146,8 @@ def _meaning_of_verdicts(results: Results) -> str:
         return ""
     margin, alpha = f"{results.setting.margin:g}", f"{results.setting.alpha:g}"
     return (
-        f"verdict: equal where the whole interval lies within the margin of {margin} points, better or worse where it leaves out "
-        f"0; any of the verdicts is wrong with a probability of at most {alpha}; "
+        f"verdict: equal where the whole interval, over all comparisons together, lies within the margin of {margin} points, "
+        f"better or worse where it leaves out 0; any of the verdicts is wrong with a probability of at most {alpha}; "
     )
 
 
@@ -280,43 +278,3 @@ def terminal(table: TableText, title: str) -> Table:
     for row in table.rows:
         shown.add_row(*(Text(row[number]) for number in kept))
     return shown
-
-
-def runs_csv(study: StudyRecords) -> str:
-    """One line for each run, finished or not."""
-    names = sorted({name for run in study.runs if run.record for name in run.record.metrics})
-    options = list(dict.fromkeys(key for run in study.runs for key in run.choice))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "seed", *options, "run", "state", *names, *_OF_A_RECORD, "failure"])
-    for run in study.runs:
-        start = [run.row, run.seed, *(run.choice.get(key, "") for key in options), run.name, run.state]
-        if run.record is None:
-            writer.writerow([*start, *[""] * (len(names) + len(_OF_A_RECORD)), run.failure or ""])
-        else:
-            metrics = (run.record.metrics.get(name, "") for name in names)
-            writer.writerow([*start, *metrics, *_of_a_record(run.record), ""])
-    return printable(text.getvalue())
-
-
-_OF_A_RECORD = ("best_epoch", "epochs", "steps", "params", "macs", "neck_params", "neck_macs", "fit_seconds", "images_per_s")
-_OF_A_RECORD += ("weights_hash", "git_sha", "git_dirty")
-
-
-def _of_a_record(record: Record) -> list[Any]:
-    """The values of the columns `_OF_A_RECORD`; the best epoch counts from 1."""
-    git, neck = record.git or {"sha": "", "dirty": ""}, record.cost["neck"]
-    return [
-        record.best_epoch + 1,
-        record.epochs,
-        record.steps,
-        record.total("params"),
-        record.total("macs"),
-        neck["params"],
-        neck["macs"],
-        f"{record.fit_seconds:.1f}",
-        f"{record.images_per_s:.1f}",
-        record.weights_hash,
-        git["sha"],
-        git["dirty"],
-    ]

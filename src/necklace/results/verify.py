@@ -18,9 +18,10 @@ from necklace.results.figure_data import figure_data
 from necklace.results.report import report_html
 from necklace.results.table import table_text
 from necklace.results.write import table_files
-from necklace.study.rules import FILE, default_margin, dropped_runs, kind_of, left_out_of
+from necklace.study.metrics import default_margin, usual_metric
+from necklace.study.rules import FILE, dropped_runs, kind_of, left_out_of
 from necklace.study.store import RETIRED, StudyRecords, StudyRun, evidence_file, thumbnail_files
-from necklace.study.study_file import StudyFile, axes_of, first_seeds, read_study, row_names, usual_metric
+from necklace.study.study_file import StudyFile, axes_of, first_seeds, read_study, row_names
 
 
 def verify(study: StudyRecords, folder: Path) -> list[str]:
@@ -83,20 +84,17 @@ def _check_rules(study: StudyRecords, folder: Path) -> list[str]:
     if rules is None or baseline is None:
         return []
     problems = []
-    kinds = {
-        row: {kind_of(run.record.identity) for run in study.runs if run.row == row and run.record} for row in study.info.rows
-    }
-    for row in study.info.rows:
-        taken_up = rules.of(row, baseline)
-        if row != baseline and (taken_up is None or not kinds[row] <= set(taken_up.kinds)):
-            problems.append(f"records/{FILE}: does not know row '{row}' as its records are")
+    known: dict[str, tuple[str, ...]] = {}
+    for one in rules.compared:  # of several, the last holds
+        known |= {one.row: one.kinds} | ({one.to: one.to_kinds} if one.to_kinds else {})
+    known = {row: known.get(row, ()) for row in study.info.rows}
+    for run in study.runs:
+        compared = run.row != baseline or len(study.info.rows) > 1
+        if compared and run.record and kind_of(run.record.identity) not in known[run.row]:
+            problems.append(f"records/{FILE}: does not know {run.name}")
     dropped = dropped_runs(folder, [hash_of_name(run.name) for run in study.runs])
     counted = {kind for one in rules.compared for kind in (*one.kinds, *one.to_kinds)}
     problems += [f"records/{FILE}: does not count {run.name}" for run in dropped if run.kind not in counted]
-    known = {row: [*own] for row, own in kinds.items()}
-    for one in rules.compared:
-        if one.row in known:
-            known[one.row] = sorted({*known[one.row], *one.kinds}) if not known[one.row] else known[one.row]
     seeds = {row: [run.seed for run in study.runs if run.row == row] for row in study.info.rows}
     left_out = left_out_of(known, seeds, dropped)
     if left_out != rules.left_out:
@@ -183,10 +181,14 @@ def _check_first_seeds(study: StudyRecords, asked: StudyFile) -> list[str]:
     for row in study.info.rows:
         found = tuple(run.seed for run in study.runs if run.row == row)
         if found != first_seeds(asked, len(found)):
-            problems.append(f"study.yaml: the first {len(found)} seeds are {list(first_seeds(asked, len(found)))}; row '{row}' "
-                            f"has {list(found)}")
+            problems.append(
+                f"study.yaml: the first {len(found)} seeds are {list(first_seeds(asked, len(found)))}; row '{row}' "
+                f"has {list(found)}"
+            )
     if study.rules and study.rules.settings[-1].rule != "anytime":
-        problems.append("--until-decided: the records were read with rule 'fixed', which is for a number of seeds set beforehand")
+        problems.append(
+            "--until-decided: the records were read with rule 'fixed', which is for a number of seeds set beforehand"
+        )
     return problems
 
 

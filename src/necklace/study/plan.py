@@ -24,9 +24,9 @@ from necklace.options.refusal import composed
 from necklace.options.signatures import defined
 from necklace.spec import RunSpec, run_spec, said_of
 from necklace.study.matching import matched_width
-from necklace.study.rules import Asked, Dropped, Rules, Setting, default_margin, kind_of, updated
+from necklace.study.metrics import TASK_METRICS, usual_metric
 from necklace.study.store import StudyInfo
-from necklace.study.study_file import TASK_METRICS, StudyFile, axes_of, first_seeds, named_rows, override, shared_overrides, usual_metric
+from necklace.study.study_file import StudyFile, axes_of, first_seeds, named_rows, override, shared_overrides
 
 
 @dataclass(frozen=True)
@@ -99,27 +99,6 @@ class Plan:
     def images(self) -> tuple[str, ...]:
         """Keys of the images that the runs see, as `necklace.data.splits` has them."""
         return tuple(dict.fromkeys(splits_key(run.spec.resolved["data"]) for run in self.runs))
-
-    def rules(self, before: Rules | None, dropped: Sequence[Dropped], records: int) -> Rules:
-        """By which rule the study decides.
-
-        Args:
-            before: What its folder has.
-            dropped: Its finished runs that this plan does not ask for.
-            records: How many of its runs have finished, those dropped included.
-        """
-        before = before or Rules()
-        rule = self.file.rule or (before.settings[-1].rule if before.settings else "fixed")
-        margin = default_margin(self.metric) if self.file.margin is None else self.file.margin
-        rows = {row: [run for run in self.runs if run.row == row] for row in self.rows}
-        asked = Asked(
-            setting=Setting(rule, margin, self.file.alpha),
-            baseline=self.file.baseline,
-            kinds={row: tuple(sorted({kind_of(run.spec.identity) for run in own})) for row, own in rows.items()},
-            seeds={row: tuple(dict.fromkeys(run.seed for run in own)) for row, own in rows.items()},
-            controls=tuple(self.controls),
-        )
-        return updated(before, asked, dropped, records)
 
     def info(self, allow: Sequence[str], arguments: Sequence[str]) -> StudyInfo:
         """The study as records/ describes it.

@@ -116,11 +116,6 @@ def kind_of(identity: Mapping[str, Any]) -> str:
     return hash_identity({**identity, "seed": None})
 
 
-def default_margin(metric: str) -> float:
-    """The smallest difference that matters where study.yaml does not say: 1 point of a mean average precision, else 0.5."""
-    return 1.0 if metric.startswith(("test/map", "test/ap/", "test/box_")) else 0.5
-
-
 def updated(before: Rules, asked: Asked, dropped: Sequence[Dropped], records: int) -> Rules:
     """The rules of a study as it is now.
 

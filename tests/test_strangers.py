@@ -36,7 +36,8 @@ from necklace.inference.trained_run import open_run
 from necklace.record import Record, parse_record, read_record
 from necklace.results.analysis import analyse
 from necklace.results.report import report_html
-from necklace.results.table import latex, markdown, runs_csv, table_text
+from necklace.results.runs_csv import runs_csv
+from necklace.results.table import latex, markdown, table_text
 from necklace.results.verify import verify
 from necklace.results.write import write_study
 from necklace.run.folder import RunFolder

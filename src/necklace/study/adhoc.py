@@ -10,8 +10,8 @@ from necklace.identity import SAID, hash_identity, leaves, short_key, shown
 from necklace.record import Record
 from necklace.run.folder import RunFolder
 from necklace.study.excerpts import read_curve, read_knockout, read_pictures
+from necklace.study.metrics import METRICS
 from necklace.study.store import StudyInfo, StudyRecords, StudyRun, found_evidence, or_aside
-from necklace.study.study_file import METRICS
 
 
 def study_of_runs(root: Path, metric: str | None) -> StudyRecords:

@@ -25,8 +25,9 @@ from necklace.options.refusal import composed
 from necklace.options.signatures import defined
 from necklace.spec import RunSpec, run_spec, said_of
 from necklace.study.matching import matched_width
+from necklace.study.metrics import TASK_METRICS, usual_metric
 from necklace.study.store import StudyInfo
-from necklace.study.study_file import TASK_METRICS, StudyFile, axes_of, named_rows, override, shared_overrides, usual_metric
+from necklace.study.study_file import StudyFile, axes_of, first_seeds, named_rows, override, shared_overrides
 
 
 @dataclass(frozen=True)
@@ -199,8 +200,7 @@ def _seeds(study: StudyFile, count: int | None) -> tuple[int, ...]:
         return study.seeds
     if count < 1:
         raise ValueError(f"--seeds {count}: must be at least 1")
-    more = itertools.count(max(study.seeds) + 1)
-    return (*study.seeds[:count], *itertools.islice(more, max(0, count - len(study.seeds))))
+    return first_seeds(study, count)
 
 
 def _metric(study: StudyFile, runs: Sequence[PlannedRun]) -> str:

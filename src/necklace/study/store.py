@@ -3,9 +3,8 @@
 `records/RUN.json` is a run's record with its learning curve, the numbers of its pictures and its knockout;
 `records/RUN.NAME.png` are thumbnails of the pictures of each row's first run; `records/RUN.evidence.npz` is what a run's
 metrics come from, where the record alone does not say; `records/study.json` says which runs there are, whether they finished,
-and how they are to be read; `records/costs.json` holds the speeds that were measured at the end. Results that study.yaml no
-longer asks for lie in
-`records/retired/` until it asks for them again.
+and how they are to be read; `records/costs.json` holds the speeds that were measured at the end; `records/rules.json` says
+what decides. Results that study.yaml no longer asks for lie in `records/retired/` until it asks for them again.
 """
 
 import json
@@ -26,6 +25,7 @@ from necklace.migrations import LAYOUT, migrated_study
 from necklace.record import Record, check_file_of_evidence, checked, parse_record, read_json
 from necklace.study.costs import read_costs, write_costs
 from necklace.study.excerpts import SHOWN, Curve, known_knockout
+from necklace.study.rules import FILE, Rules, read_rules, write_rules
 
 RETIRED = "retired"
 
@@ -108,11 +108,13 @@ class StudyRecords:
         info: What the study is.
         runs: Row by row.
         costs: Row to `latency_ms`, `train_images_per_s`, `peak_memory_mib`, and the conditions.
+        rules: What decides, and all that was ever compared; None where nothing is decided.
     """
 
     info: StudyInfo
     runs: tuple[StudyRun, ...]
     costs: dict[str, dict[str, Any]]
+    rules: Rules | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def write_records(study: StudyRecords, folder: Path) -> list[str]:
     check_no_link(records, records / RETIRED)
     records.mkdir(parents=True, exist_ok=True)
     runs = []
-    wanted = {"study.json", "costs.json"} if study.costs else {"study.json"}
+    wanted = {"study.json", FILE, *(["costs.json"] if study.costs else [])}
     for run in study.runs:
         runs.append({name: getattr(run, name) for name in ("row", "seed", "choice", "name", "state", "failure")})
         if run.record:
@@ -170,6 +172,8 @@ def write_records(study: StudyRecords, folder: Path) -> list[str]:
             write_changed(records / f"{run.name}.{name}.png", content)
     if study.costs:
         write_costs(study.costs, folder)
+    if study.rules:
+        write_rules(study.rules, folder)
     content = {"layout": LAYOUT, **asdict(study.info), "runs": runs}
     write_changed(records / "study.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     kept = [path for kind in ("json", "png", "npz") for path in records.glob(f"*.{kind}")]
@@ -214,11 +218,11 @@ def read_records(folder: Path) -> StudyRecords:
 
     Raises:
         FileNotFoundError: The study has no records.
-        ValueError: `study.json` or `costs.json` is not what `write_records` writes.
+        ValueError: `study.json`, `costs.json` or `rules.json` is not what `write_records` writes.
     """
     info, runs = read_info(folder)
     found = tuple(or_aside(run, partial(with_record, run, folder)) if run.state in ("done", "stale") else run for run in runs)
-    return StudyRecords(info, found, read_costs(folder))
+    return StudyRecords(info, found, read_costs(folder), read_rules(folder))
 
 
 def with_record(run: StudyRun, folder: Path) -> StudyRun:

@@ -253,27 +253,11 @@ def time_up(study: Study, twin: Study) -> Ended:
     twin = local("long", LONG)
     options = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5", "hydra/launcher=slurm", LONG)
     follow(study, study.start(*options), LONG_PATIENCE_S)
-    logs = [path.read_text(errors="replace") for path in study.runs.rglob("*.err")] + [
-        path.read_text(errors="replace") for path in study.runs.rglob("*.out")
-    ]
-    timed_out = sum("timed-out" in line or "timeout" in line.lower() for text in logs for line in text.splitlines())
+    texts = [path.read_text(errors="replace") for path in (study.runs / ".submitit").rglob("*_log.*")]
+    timed_out = sum("timed-out" in line for text in texts for line in text.splitlines())
     end = study.ended(twin, f"submitit says {timed_out} times that time is up")
     end.note += "" if end.resumed and timed_out else "; NOT interrupted"
     return end
-
-
-def overrun(study: Study, twin: Study) -> Ended:
-    """SLURM kills jobs whose time is up, without a warning that they could answer; each call goes on."""
-    twin = local("long", LONG)
-    options = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=1", "hydra.launcher.max_num_timeout=0", LONG)
-    named = 0
-    for _ in range(8):
-        process = study.start("hydra/launcher=slurm", *options)
-        said = follow(study, process, LONG_PATIENCE_S)
-        if study.calls[-1] == 0:
-            break
-        named += "left SLURM's queue without a result" in said or "not finished" in said or "timeout" in said.lower()
-    return study.ended(twin, f"{named} calls say so" if named == len(study.calls) - 1 > 0 else f"NOT SAID by all: {named}")
 
 
 def costs(study: Study, twin: Study) -> Ended:
@@ -305,7 +289,6 @@ CASES: dict[str, Callable[[Study, Study], Ended]] = {
     "costs": costs,
     "two tasks": two_tasks,
     "time up": time_up,
-    "killed at its time": overrun,
 }
 
 

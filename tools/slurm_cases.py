@@ -237,10 +237,8 @@ def local(name: str, *options: str) -> Study:
 
 def two_tasks(study: Study, twin: Study) -> Ended:
     """A run's two processes are two tasks of its job, which is warned once; the run equals a local one of two processes."""
-    options = ("trainer=ddp",)
-    twin = local("ddp", *options)
-    job_options = (*SLURM, "hydra.launcher.tasks_per_node=2", "hydra.launcher.cpus_per_task=1", *options)
-    process = study.start(*job_options)
+    twin = local("ddp", "trainer=ddp")
+    process = study.start(*SLURM, "hydra.launcher.tasks_per_node=2", "trainer=ddp")
     until(study.begun, "a checkpoint")
     shell("scancel", "--signal=USR1", sorted(queue())[0])
     follow(study, process)
@@ -265,14 +263,12 @@ def costs(study: Study, twin: Study) -> Ended:
     study.call(*SLURM)
     jobs = study.runs / ".submitit" / "jobs.json"
     queued = len(json.loads(jobs.read_text()))
-    path = study.folder / "experiments" / "check" / "records" / "costs.json"
-    rows = json.loads(path.read_text()) if path.exists() else {}
+    rows = json.loads((study.folder / "experiments" / "check" / "records" / "costs.json").read_text())
     threads = {row["threads"] for row in rows.values()}
     study.call(*SLURM)
     again = len(json.loads(jobs.read_text()))
-    good = (queued, len(rows), threads, again) == (3, 2, {1}, 3)
     note = f"{queued - 2} job, {len(rows)} rows, threads {threads}; {again - queued} more in the next call"
-    note += "" if good else "; NOT so"
+    note += "" if (queued, len(rows), threads, again) == (3, 2, {1}, 3) else "; NOT so"
     return study.ended(twin, note)
 
 

@@ -237,10 +237,8 @@ def local(name: str, *options: str) -> Study:
 
 def two_tasks(study: Study, twin: Study) -> Ended:
     """A run's two processes are two tasks of its job, which is warned once; the run equals a local one of two processes."""
-    options = ("trainer=ddp",)
-    twin = local("ddp", *options)
-    job_options = (*SLURM, "hydra.launcher.tasks_per_node=2", "hydra.launcher.cpus_per_task=1", *options)
-    process = study.start(*job_options)
+    twin = local("ddp", "trainer=ddp")
+    process = study.start(*SLURM, "hydra.launcher.tasks_per_node=2", "trainer=ddp")
     until(study.begun, "a checkpoint")
     shell("scancel", "--signal=USR1", sorted(queue())[0])
     follow(study, process)
@@ -253,27 +251,11 @@ def time_up(study: Study, twin: Study) -> Ended:
     twin = local("long", LONG)
     options = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5", "hydra/launcher=slurm", LONG)
     follow(study, study.start(*options), LONG_PATIENCE_S)
-    logs = [path.read_text(errors="replace") for path in study.runs.rglob("*.err")] + [
-        path.read_text(errors="replace") for path in study.runs.rglob("*.out")
-    ]
-    timed_out = sum("timed-out" in line or "timeout" in line.lower() for text in logs for line in text.splitlines())
+    texts = [path.read_text(errors="replace") for path in (study.runs / ".submitit").rglob("*_log.*")]
+    timed_out = sum("timed-out" in line for text in texts for line in text.splitlines())
     end = study.ended(twin, f"submitit says {timed_out} times that time is up")
     end.note += "" if end.resumed and timed_out else "; NOT interrupted"
     return end
-
-
-def overrun(study: Study, twin: Study) -> Ended:
-    """SLURM kills jobs whose time is up, without a warning that they could answer; each call goes on."""
-    twin = local("long", LONG)
-    options = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=1", "hydra.launcher.max_num_timeout=0", LONG)
-    named = 0
-    for _ in range(8):
-        process = study.start("hydra/launcher=slurm", *options)
-        said = follow(study, process, LONG_PATIENCE_S)
-        if study.calls[-1] == 0:
-            break
-        named += "left SLURM's queue without a result" in said or "not finished" in said or "timeout" in said.lower()
-    return study.ended(twin, f"{named} calls say so" if named == len(study.calls) - 1 > 0 else f"NOT SAID by all: {named}")
 
 
 def costs(study: Study, twin: Study) -> Ended:
@@ -281,14 +263,12 @@ def costs(study: Study, twin: Study) -> Ended:
     study.call(*SLURM)
     jobs = study.runs / ".submitit" / "jobs.json"
     queued = len(json.loads(jobs.read_text()))
-    path = study.folder / "experiments" / "check" / "records" / "costs.json"
-    rows = json.loads(path.read_text()) if path.exists() else {}
+    rows = json.loads((study.folder / "experiments" / "check" / "records" / "costs.json").read_text())
     threads = {row["threads"] for row in rows.values()}
     study.call(*SLURM)
     again = len(json.loads(jobs.read_text()))
-    good = (queued, len(rows), threads, again) == (3, 2, {1}, 3)
     note = f"{queued - 2} job, {len(rows)} rows, threads {threads}; {again - queued} more in the next call"
-    note += "" if good else "; NOT so"
+    note += "" if (queued, len(rows), threads, again) == (3, 2, {1}, 3) else "; NOT so"
     return study.ended(twin, note)
 
 
@@ -305,7 +285,6 @@ CASES: dict[str, Callable[[Study, Study], Ended]] = {
     "costs": costs,
     "two tasks": two_tasks,
     "time up": time_up,
-    "killed at its time": overrun,
 }
 
 

@@ -67,6 +67,8 @@ ADDED: dict[str, Any] = {
     "task.bias_lr": 1.0,
     "task.class_weights": None,
     "task.monitor": None,
+    "neck.global_norm": "none",
+    "neck.global_scale": 1.0,
     "backbone.stages": None,
     "optimizer.fused": None,
     "mirror": False,

@@ -43,7 +43,7 @@ class Point(nn.Module):
         height, width = features.shape[2:]
         if self.row >= height or self.column >= width:
             raise ValueError(
-                f"head.at={list(self.at)}: lies outside the image: it is position {self.row}, {self.column} of the feature map, "
-                f"which has {height}x{width}"
+                f"head.at={list(self.at)}: lies outside the image: it is position {self.row}, {self.column} of a feature map "
+                f"of {height}x{width}"
             )
         return self.fc(features[:, :, self.row, self.column])

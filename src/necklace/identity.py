@@ -81,9 +81,6 @@ def run_identity(resolved: dict[str, Any], digest: dict[str, str]) -> dict[str, 
     Args:
         resolved: The config as plain containers.
         digest: The data's content, by split.
-
-    Returns:
-        A JSON-ready dict.
     """
     kept = {name: value for name, value in resolved.items() if name not in NEUTRAL[""]}
     for group, neutral in NEUTRAL.items():

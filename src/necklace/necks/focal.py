@@ -24,6 +24,7 @@ Deviations from the reference, none of which changes the output at the default o
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -97,7 +98,7 @@ class FocalModulation(nn.Module):
         global_context: Use the map's mean as a context. Without it, its gate is removed as well.
         global_norm: "batch": BatchNorm (2C parameters) of the global context over the images of the batch, before its gate;
             needs two images or more in each training step. "none": as it is.
-        global_scale: Factor on the global context, after its norm and before its gate; > 0.
+        global_scale: Factor on the map's mean, before its GELU; > 0. The number of positions makes it a sum.
         aggregate: "all" local contexts, or only the "top" (last) one. The paper's row is called "top level only";
             we read it as the last local level, since the global context alone has a row of its own. The global
             context is aggregated as well if `global_context` is on.
@@ -227,7 +228,7 @@ class FocalModulation(nn.Module):
             Query, contexts, gates and modulator.
         """
         query, z, gates = self._project(x)
-        finish = self._finish_unseen if self._finishes() else None
+        finish = partial(self._finish, seen=False) if self._finishes() else None
         found = list(contexts(z, self.focal_layers, finish=finish, **self._chosen()))
         modulator = self._modulate(total(found, gates)).expand_as(z)
         return FocalParts(query if query.shape[1] else None, found, gates, modulator)
@@ -248,21 +249,20 @@ class FocalModulation(nn.Module):
     def _finishes(self) -> bool:
         return self.context_norm is not None or self.global_scale != 1
 
-    def _finish(self, context: Tensor) -> Tensor:
-        """The global context [B, C, 1, 1] as it is aggregated."""
-        if self.context_norm is not None:
-            alone = type(self.context_norm) is nn.BatchNorm2d  # and not shared with other processes
-            if self.training and alone and len(context) < 2:
-                raise ValueError("global_norm='batch': a training step of one image has no variance; allowed are two or more")
-            context = self.context_norm(context)
-        return context if self.global_scale == 1 else context * self.global_scale
+    def _finish(self, mean: Tensor, seen: bool = True) -> Tensor:
+        """The global context [B, C, 1, 1] of the mean of the last level [B, C, 1, 1].
 
-    def _finish_unseen(self, context: Tensor) -> Tensor:
-        """`_finish` that leaves the running mean and variance of a norm in training as they are."""
-        if self.context_norm is None or not self.training:
-            return self._finish(context)
-        weight, bias = self.context_norm.weight, self.context_norm.bias
-        return self.global_scale * F.batch_norm(context, None, None, weight, bias, training=True, eps=self.context_norm.eps)
+        Unless it is `seen`, the running mean and variance of a norm in training are left as they are.
+        """
+        context, norm = F.gelu(mean if self.global_scale == 1 else mean * self.global_scale), self.context_norm
+        if norm is None:
+            return context
+        # A norm that several processes share, of another class, sees their images too.
+        if self.training and type(norm) is nn.BatchNorm2d and len(context) < 2:
+            raise ValueError("global_norm='batch': a training step of one image has no variance; allowed are two or more")
+        if self.training and not seen:
+            return F.batch_norm(context, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+        return norm(context)
 
     def _modulate(self, summed: Tensor) -> Tensor:
         """The modulator [B, C, h, w], or [B, C, 1, 1] for the global context alone without gating."""

@@ -34,7 +34,7 @@ from necklace.necks.depthwise import (
 )
 
 Finish = Callable[[Tensor], Tensor]
-"""What is done to the global context [B, C, 1, 1] before it is aggregated."""
+"""Makes the global context [B, C, 1, 1] of the mean [B, C, 1, 1] of the last level."""
 
 
 def contexts(
@@ -47,15 +47,15 @@ def contexts(
         layers: The operator of each level.
         top_only: Leave out all levels but the last.
         global_context: Whether the map's mean [B, C, 1, 1] comes last.
-        finish: What is done to it; None for nothing.
+        finish: Makes the context of the mean; None for its GELU.
     """
     for number, layer in enumerate(layers, 1):
         z = layer(z)
         if not top_only or number == len(layers):
             yield z
     if global_context:
-        context = F.gelu(z.mean(dim=(2, 3), keepdim=True))
-        yield context if finish is None else finish(context)
+        mean = z.mean(dim=(2, 3), keepdim=True)
+        yield F.gelu(mean) if finish is None else finish(mean)
 
 
 def total(found: Iterable[Tensor], gates: Tensor | None) -> Tensor:
@@ -91,11 +91,11 @@ def aggregated(
         global_context: Whether the map's mean is a context.
         recompute: Keep nothing but z and gates for backward, and compute the rest again there. Not under torch.compile and
             torch.func, which decide for themselves what is kept.
-        finish: What is done to the global context; None for nothing. It is called once, outside of what is computed again.
+        finish: Makes the global context of the mean; None for its GELU. It is called once, outside of what is computed again.
     """
     if finish is not None and global_context:
         local, mean = _levels_and_mean(z, gates, layers, top_only, recompute)
-        context = finish(F.gelu(mean))
+        context = finish(mean)
         context = context if gates is None else context * gates[:, -1:]
         return context if local is None else local + context
     if gates is not None and not top_only and _official(layers):
@@ -216,8 +216,7 @@ class _Levels(torch.autograd.Function):
         needed = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled():  # for a second derivative
             results = _differentiable(z, gates, weights, ctx.global_context)
-            joined = torch.stack([(one * grad).sum() for one, grad in zip(results, grads, strict=True)]).sum()
-            return None, None, *gradients_of(joined, (z, gates, *weights), needed, torch.ones_like(joined))
+            return None, None, *gradients_of(results, (z, gates, *weights), needed, grads)
         with torch.autocast("cpu", enabled=False):
             cast = [weight.to(z.dtype) for weight in weights]
             if not convolved:

@@ -482,3 +482,17 @@ def test_the_parent_composes_each_row_once_reads_each_record_once_and_analyses_o
     code, output = here(folder, "--table")
     assert code == 0, output
     assert counts == {"composed": 4, "loaded": 4, "analysed": 1} | {f"read {name}": 1 for name in names}
+
+
+def test_a_study_without_wandb_among_its_loggers_does_not_need_it(tmp_path: Path) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "wandb.py").write_text("raise ImportError('wandb cannot be imported')\n")
+    folder = new_study(tmp_path / "work", rows=[{"neck": "none"}], baseline="none", seeds=[0])
+    command = [sys.executable, ROOT / "ablate.py", "tiny", "hydra.launcher.threads=1", "epochs=1"]
+    variables = environment(USER)
+    variables["PYTHONPATH"] = os.pathsep.join([str(blocked), variables["PYTHONPATH"]])
+    for more, code, said in (([], 0, "report.html"), (["--wandb-sync"], 1, "wandb cannot be imported")):
+        ended = subprocess.run([*command, *more], cwd=folder, env=variables, capture_output=True, text=True, check=False)
+        assert ended.returncode == code, ended.stdout + ended.stderr
+        assert said in ended.stdout + ended.stderr

@@ -347,10 +347,10 @@ from necklace.data.glyphs import Glyphs
 root, folder, number = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 decode_files = cache.decode_files
 
-def watched(files):
+def watched(files, read):
     (folder / f"decoded_{number}").touch()
     time.sleep(0.5)  # the other one asks meanwhile
-    yield from decode_files(files)
+    yield from decode_files(files, read)
 
 cache.decode_files = watched
 (folder / f"ready_{number}").touch()

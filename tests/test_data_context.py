@@ -183,6 +183,67 @@ def test_additive_logits_cannot_beat_chance(drawn):
     assert (pairs[facts.kind, facts.colour] == labels).all()
 
 
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 1, 10])
+def test_the_bound_is_on_the_loss_and_not_on_the_accuracy(scale):
+    kind, colour = np.divmod(np.arange(16), 4)
+    centre = np.array([4, 5, 2, 3])  # of each label, on the axis of the sum
+    logits = scale * (2 * centre * (kind + colour)[:, None] - centre**2)
+    right = (kind + colour) % 4
+    assert (logits.argmax(axis=1) == right).sum() == 12
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    assert -np.log((shares / shares.sum(axis=1, keepdims=True))[np.arange(16), right]).mean() > log(4)
+
+
+def test_hints_show_one_thing_alone_in_half_of_the_training_images():
+    context = Context(train=640, test=64, grade="hints")
+    images, facts = context.split("train"), context.facts("train")
+    assert images is not None
+    assert facts.shown.mean(axis=0).tolist() == [0.75, 0.75]
+    assert facts.shown.any(axis=1).all()
+    labels = images.labels.numpy()
+    whole = facts.shown.all(axis=1)
+    for alone, part in ((~facts.shown[:, 1], facts.kind), (~facts.shown[:, 0], facts.colour)):
+        assert (labels[alone] == part[alone]).all()
+        assert np.bincount(labels[alone]).tolist() == [40] * 4
+    assert (labels[whole] == ((facts.kind + facts.colour) % 4)[whole]).all()
+    joined = Context(train=640, test=64).split("train")
+    assert joined is not None
+    for index in range(64):
+        image, other = images.image(index).numpy().astype(int), joined.image(index).numpy().astype(int)
+        differs = (image != other).any(axis=2)
+        assert differs.any() == (not whole[index])
+        for missing, box in zip(~facts.shown[index], (facts.glyph_box[index], facts.marker_box[index]), strict=True):
+            if missing:  # what differs is what is missing
+                differs[box[0] : box[2], box[1] : box[3]] = False
+        assert not differs.any()
+        saturated = (image.max(axis=2) - image.min(axis=2)).max() > 100
+        assert saturated == facts.shown[index, 1]
+    for name, count in (("val", 64), ("test", 64)):
+        split, about = context.split(name), context.facts(name)
+        assert split is not None
+        assert len(split) == count
+        assert about.shown.all()
+        assert split.labels.tolist() == ((about.kind + about.colour) % 4).tolist()
+
+
+def test_transport_asks_for_the_colour_at_a_corner_that_knows_nothing_of_it():
+    context = Context(train=320, test=16, grade="transport")
+    images, facts = context.split("train"), context.facts("train")
+    assert images is not None
+    assert images.labels.tolist() == facts.colour.tolist()
+    assert facts.glyph_box[:, 2:].max() <= 15
+    assert facts.glyph_box[:, :2].max() < context.read_within == 12
+    assert gaps(facts.glyph_box, facts.marker_box).min() >= 26
+    # What a window of 26 pixels that reaches into the corner sees does not depend on the colour.
+    reach = context.read_within + 26
+    assert facts.marker_box[:, :2].max(axis=1).min() >= reach
+    for index in range(20):
+        (one, boxes), (other, _) = (context._image("train", index, 1, colour) for colour in (0, 3))
+        assert (one[:reach, :reach] == other[:reach, :reach]).all()
+        assert (one != other).any()
+        assert boxes[1] == facts.marker_box[index].tolist() or tuple(facts.marker_box[index]) == boxes[1]
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_fewer_classes(classes):
     context = Context(train=36, classes=classes)
@@ -217,6 +278,7 @@ def test_scale_distance_and_marker_are_options():
         ({"glyph": (4, 10)}, r"glyph=\[4, 10\]"),
         ({"classes": 5}, "classes=5 must be 2 to 4"),
         ({"classes": 1}, "classes=1"),
+        ({"grade": "joined"}, "grade=joined must be one of transport, hints, join"),
     ],
 )
 def test_impossible_options_are_named(options, message):

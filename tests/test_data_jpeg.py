@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from necklace.data.files import MAX_PIXELS, File, decode, decode_files
-from necklace.data.jpeg import decode_plain, is_plain
+from necklace.data.jpeg import Plain, decode_plain
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*TorchCodec")
 
@@ -54,7 +54,7 @@ def test_pixels_are_pillows(height, width, mode, quality, sampling, optimize, re
     data = jpeg(
         picture(height, width, mode, quality), quality=quality, optimize=optimize, restart_marker_blocks=restart, **options
     )
-    assert is_plain(data, MAX_PIXELS)
+    assert Plain(MAX_PIXELS)(data)
     assert torch.equal(plain(data), decode(data))
 
 
@@ -80,14 +80,14 @@ NOT_PLAIN = {
 
 @pytest.mark.parametrize("what", NOT_PLAIN)
 def test_what_pillow_treats_in_a_way_of_its_own_is_not_plain(what):
-    assert not is_plain(NOT_PLAIN[what], MAX_PIXELS)
+    assert not Plain(MAX_PIXELS)(NOT_PLAIN[what])
 
 
 def test_a_colour_profile_is_passed_over_and_a_large_image_is_not_plain():
     data = jpeg(picture(20, 30), icc_profile=b"profile" * 50)
-    assert is_plain(data, 600)
+    assert Plain(600)(data)
     assert torch.equal(plain(data), decode(data))
-    assert not is_plain(data, 599)
+    assert not Plain(599)(data)
 
 
 @settings(max_examples=150, deadline=None)
@@ -111,3 +111,19 @@ def test_a_damaged_file_comes_out_as_from_pillow(tmp_path_factory, data):
         assert found == expected
     else:
         assert torch.equal(found, expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from([*NOT_PLAIN, *range(4)]), min_size=2, max_size=8))
+def test_what_is_plain_does_not_depend_on_the_files_before(kinds):
+    """Some of them begin with the same bytes: by 0 and 1 of one size, 2 of another, 3 grey."""
+    of_number = [
+        jpeg(picture(20, 30, seed=0)),
+        jpeg(picture(20, 30, seed=1)),
+        jpeg(picture(30, 20)),
+        jpeg(picture(20, 30, "L")),
+    ]
+    is_plain = Plain(MAX_PIXELS)
+    for kind in kinds:
+        data = NOT_PLAIN[kind] if isinstance(kind, str) else of_number[kind]
+        assert is_plain(data) == Plain(MAX_PIXELS)(data) == isinstance(kind, int)

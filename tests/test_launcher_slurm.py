@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,13 @@ from hydra.core.utils import JobReturn
 
 import necklace.launcher.slurm as slurm
 from necklace.launcher.hydra_jobs import JobLost, error_of, hydra_launcher
+from necklace.study import elsewhere
+from necklace.study.plan import make_plan
+from necklace.study.profile import row_costs
+from necklace.study.store import StudyRun
+from necklace.study.study_file import read_study
 from tests.conftest import SMALL
+from tests.synthetic import lossy_study
 
 ROOT = Path(__file__).parents[1]
 USER = Path(__file__).parent / "user"
@@ -108,3 +115,24 @@ def test_without_the_extra_the_launcher_says_what_to_install(cluster: Path, monk
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ModuleNotFoundError, match=r"hydra/launcher=slurm: .* pip install 'necklace\[slurm\]'"):
         launched(cluster, 1)
+
+
+@pytest.mark.usefixtures("hydra_ready")
+def test_a_job_that_was_to_measure_costs_and_is_lost_costs_no_table(cluster: Path) -> None:
+    options = ["hydra/launcher=slurm", f"hydra.launcher.submitit_folder={cluster}/jobs/%j"]
+    path = cluster / "tiny" / "study.yaml"
+    path.parent.mkdir()
+    path.write_text("{question: x, baseline: none, seeds: [0], rows: [{neck: none}]}")
+    plan = make_plan(read_study(path), [*SMALL, f"outputs={cluster / 'outputs'}"], hydra_overrides=options)
+    assert elsewhere.is_slurm(plan)
+    record = replace(lossy_study().runs[0].record, hash=plan.runs[0].spec.hash)  # pyright: ignore[reportArgumentType]
+    done = [StudyRun("none", 0, {}, record.name, "done", None, record)]
+    notes: list[str] = []
+    assert row_costs(plan, done, cluster / "tiny", True, notes.append) == {}
+    assert [note.partition(":")[0] for note in notes] == ["costs were not measured"]
+    assert "job 7 left SLURM's queue without a result" in notes[0]
+    script = next(cluster.rglob("*submission.sh")).read_text()
+    assert "#SBATCH --ntasks-per-node=1" in script
+    # The next call tries again.
+    row_costs(plan, done, cluster / "tiny", True, notes.append)
+    assert (cluster / "submitted").read_text().count("\n") == 2

@@ -38,7 +38,7 @@ def make(name: str, channels: int, *overrides: str) -> Any:
 
 
 def test_the_necks() -> None:
-    assert set(NAMES) >= {"none", "conv", "spp", "sppf", "focal", "focal_block", "dw_convnet"}
+    assert set(NAMES) >= {"none", "conv", "spp", "sppf", "focal", "focal_block", "dw_convnet", "gc", "attention", "mean_concat"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -87,7 +87,7 @@ def test_gradients_reach_input_and_every_weight(name: str) -> None:
         assert tensor.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("name", ["conv", "spp", "sppf"])
+@pytest.mark.parametrize("name", ["conv", "spp", "sppf", "mean_concat"])
 def test_out_channels(name: str) -> None:
     neck = make(name, 6, "neck.out_channels=10")
     assert neck.out_channels == 10
@@ -150,8 +150,8 @@ print(sorted(name for name in set(sys.modules) - before if name.startswith("neck
 """
     lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines[0] == "[]"
-    files = ["blocks", "control", "depthwise", "focal", "focal_block", "focal_levels", "focal_parts"]
-    files += ["options", "pools", "spp"]
+    files = ["attention", "blocks", "control", "depthwise", "focal", "focal_block", "focal_levels", "focal_parts"]
+    files += ["gc", "mean_concat", "options", "pools", "spp"]
     assert lines[1] == str(["necklace", "necklace.inference", "necklace.necks", *(f"necklace.necks.{name}" for name in files)])
 
 
@@ -162,6 +162,9 @@ print(sorted(name for name in set(sys.modules) - before if name.startswith("neck
         ("blocks", set()),
         ("focal_parts", set()),
         ("control", {"blocks", "options"}),
+        ("mean_concat", {"blocks", "options"}),
+        ("gc", {"blocks", "options"}),
+        ("attention", {"blocks", "options"}),
         ("depthwise", set()),
         ("pools", {"depthwise"}),
         ("spp", {"blocks", "options", "pools"}),

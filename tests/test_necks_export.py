@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from necklace.necks import SPP, SPPF, ConvNeck, FocalBlock, FocalModulation, NoNeck
+from necklace.necks import (
+    SPP,
+    SPPF,
+    ConvNeck,
+    FocalBlock,
+    FocalModulation,
+    GlobalContext,
+    MeanConcat,
+    NoNeck,
+    SelfAttention,
+)
 
 DW_CONVNET: dict[str, Any] = {"interaction": "dw_convnet", "gating": False, "global_context": False, "aggregate": "top"}
 NECKS = {
@@ -19,6 +29,10 @@ NECKS = {
     "focal": lambda: FocalModulation(8, use_postln_in_modulation=True, normalize_modulator=True),
     "focal_avg_pool": lambda: FocalModulation(8, context="avg_pool", interaction="add"),
     "focal_level0": lambda: FocalModulation(8, focal_level=0, gating=False),
+    "focal_global_norm": lambda: FocalModulation(8, global_norm="batch", global_scale=3.0),
+    "gc": lambda: GlobalContext(8),
+    "attention": lambda: SelfAttention(8),
+    "mean_concat": lambda: MeanConcat(8),
     "focal_block": lambda: FocalBlock(8, layerscale=0.5),
     "dw_convnet": lambda: FocalModulation(8, kernels=[13], **DW_CONVNET),
 }

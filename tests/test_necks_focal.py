@@ -179,7 +179,11 @@ def ablation_formula(m: FocalModulation, x: Tensor, o: dict[str, Any]) -> Tensor
         levels.append(z)
     used = levels[-1:] if o.get("aggregate") == "top" else levels
     if o.get("global_context", True):
-        used = [*used, F.gelu(z.mean((2, 3), keepdim=True)).expand_as(z)]
+        context = F.gelu(o.get("global_scale", 1) * z.mean((2, 3), keepdim=True))
+        if o.get("global_norm") == "batch":
+            context = (context - context.mean(0)) / (context.var(0, unbiased=False) + 1e-5).sqrt()
+            context = context * s["context_norm.weight"][:, None, None] + s["context_norm.bias"][:, None, None]
+        used = [*used, context.expand_as(z)]
     if o.get("gating", True):
         assert gates.shape[1] == len(used)
         used = [c * gates[:, n, None] for n, c in enumerate(used)]
@@ -214,6 +218,10 @@ ABLATIONS: list[dict[str, Any]] = [
     {"gating": False, "global_context": False, "normalize_modulator": True},
     {"global_context": False, "normalize_modulator": True},
     {"aggregate": "top", "normalize_modulator": True},
+    {"global_scale": 144},
+    {"global_norm": "batch"},
+    {"global_norm": "batch", "global_scale": 0.5, "gating": False},
+    {"global_norm": "batch", "global_scale": 2.0, "aggregate": "top"},
     DW_CONVNET,
     {**DW_CONVNET, "kernels": [13], "use_postln_in_modulation": True},
 ]
@@ -293,7 +301,7 @@ def test_context_names() -> None:
 @pytest.mark.parametrize("o", ABLATIONS, ids=str)
 def test_nothing_stays_alive(o: dict[str, Any]) -> None:
     m = build(o)
-    x = maps(1, C, 4, 4)
+    x = maps(2, C, 4, 4)
     refs = []
     for layer in m.modules():
         layer.register_forward_hook(lambda _, __, output: refs.append(weakref.ref(output)))
@@ -361,6 +369,10 @@ def test_kernels_may_agree_with_the_three_options() -> None:
         ({"aggregate": "last"}, ["aggregate='last'", "all, top"]),
         ({"interaction": "sum"}, ["interaction='sum'", "multiply, add, dw_convnet"]),
         ({"context": None}, ["context=None", "conv, avg_pool, none"]),
+        ({"global_norm": "layer"}, ["global_norm='layer'", "none, batch"]),
+        ({"global_scale": 0}, ["global_scale=0", "> 0"]),
+        ({"global_norm": "batch", "global_context": False}, ["global_norm='batch'", "global_context=False", "none"]),
+        ({"global_scale": 2.0, "global_context": False}, ["global_scale=2.0", "global_context=False", "1"]),
         ({"focal_level": 0, "global_context": False}, ["global_context=False", "focal_level=0"]),
         ({"focal_level": 0, "aggregate": "top"}, ["aggregate='top'", "focal_level=0"]),
         ({"interaction": "dw_convnet"}, ["gating=True", "global_context=True", "aggregate='all'"]),
@@ -381,3 +393,39 @@ def test_defaults_of_the_three_options_stand_in_one_place() -> None:
     # _level_kernels compares with these defaults to find a contradiction.
     signature = inspect.signature(FocalModulation).parameters
     assert [signature[f"focal_{n}"].default for n in ("window", "level", "factor")] == [3, 2, 2]
+
+
+def test_global_norm_adds_two_parameters_a_channel_and_draws_nothing() -> None:
+    states = []
+    for norm in ("none", "batch"):
+        torch.manual_seed(0)
+        states.append(FocalModulation(C, global_norm=norm).state_dict())
+    assert all(torch.equal(states[1][name], value) for name, value in states[0].items())
+    assert sum(p.numel() for p in FocalModulation(C, global_norm="batch").parameters()) == 2 * C + sum(
+        p.numel() for p in FocalModulation(C).parameters()
+    )
+
+
+def test_global_norm_in_evaluation_uses_what_training_has_seen() -> None:
+    m = build({"global_norm": "batch", "global_scale": 3.0})
+    x = maps(4, C, 6, 9)
+    z = m._project(x)[1]
+    for layer in m.focal_layers:
+        z = layer(z)
+    seen = F.gelu(3.0 * z.mean((2, 3), keepdim=True)).detach()
+    m.parts(x)  # looking does not count
+    assert m.context_norm is not None
+    assert m.context_norm.num_batches_tracked == 0
+    m(x)
+    mean, variance = 0.1 * seen.mean(0), 0.9 + 0.1 * seen.var(0)
+    torch.testing.assert_close(m.context_norm.running_mean, mean.flatten(), rtol=1e-4, atol=1e-6)
+    m.eval()
+    weight, bias = (p[:, None, None] for p in (m.context_norm.weight, m.context_norm.bias))
+    want = (seen - mean) / (variance + 1e-5).sqrt() * weight + bias
+    torch.testing.assert_close(m.parts(x).contexts[-1], want, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(m(x[:1]), m(x)[:1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_training_step_of_one_image_is_a_clear_error() -> None:
+    with pytest.raises(ValueError, match="global_norm='batch': a training step of one image"):
+        FocalModulation(C, global_norm="batch")(maps(1, C, 4, 4))

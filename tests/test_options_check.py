@@ -201,7 +201,7 @@ def problems(check: Callable[..., dict[str, str]], *overrides: str) -> str:
         ("+optimizer.dampening=0.1", "optimizer.dampening: nothing reads it"),
         ("neck=spp neck.kernel_size=3", "neck.kernel_size: nothing reads it with neck=spp; neck=sppf has it"),
         ("+callbacks.early=1", "callbacks.early: nothing reads it: a run trains all its epochs"),
-        ("callbacks.every=1", "callbacks.every: nothing reads it; the options of callbacks are gates, pictures"),
+        ("callbacks.every=1", "callbacks.every: nothing reads it; the options of callbacks are gates, knockout, pictures"),
         ("neck.foo=1", "neck.foo: nothing reads it; neck=none has no options"),
         ("logger=none +logger.mode=offline", "logger.mode: nothing reads it; did you mean logger.wandb.mode (of logger=w"),
         ("data.augment.flp=true", "did you mean data.augment.flip?"),

@@ -12,7 +12,8 @@ import pytest
 from necklace.record import Record, parse_record, read_json
 from necklace.results.analysis import analyse
 from necklace.results.report import report_html
-from necklace.results.table import runs_csv, table_text
+from necklace.results.runs_csv import runs_csv
+from necklace.results.table import table_text
 from necklace.study.adhoc import study_of_runs
 
 Place = tuple[str | int, ...]

@@ -2,8 +2,6 @@
 
 import re
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -11,6 +9,7 @@ from necklace.results.analysis import analyse
 from necklace.results.methods import methods, methods_files
 from necklace.results.prose import BIBLIOGRAPHY, Cite, Code, bibtex_of, cited, latex_of, latex_text, markdown_of
 from necklace.results.results import Results
+from necklace.study.rules import Setting
 from tests.synthetic import example, synthetic_run, synthetic_runs, synthetic_study
 
 
@@ -76,9 +75,7 @@ def test_only_what_was_used_is_cited() -> None:
 @pytest.mark.parametrize(("rule", "cites"), [("anytime", True), ("fixed", False)])
 def test_a_rule_for_verdicts_is_named(rule: str, cites: bool) -> None:
     results = analyse(synthetic_study())
-    setting = SimpleNamespace(rule=rule, margin=0.5, alpha=0.05)
-    ruled: Any = SimpleNamespace(**{**vars(results), "setting": setting})
-    paragraphs = methods(ruled)
+    paragraphs = methods(replace(results, setting=Setting(rule, margin=0.5, alpha=0.05)))
     text = markdown_of("x", paragraphs)
     assert "lies within 0.5 points of 0" in text
     assert "is at most 0.05 (Bonferroni)" in text

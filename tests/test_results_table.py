@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from necklace.results.analysis import analyse
-from necklace.results.table import latex, markdown, runs_csv, table_text, terminal
+from necklace.results.runs_csv import runs_csv
+from necklace.results.table import latex, markdown, table_text, terminal
 from tests.synthetic import ROWS, SEEDS, lossy_study, synthetic_run, synthetic_study
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -8,7 +8,8 @@ import pytest
 from necklace.atomic import HOST
 from necklace.results.analysis import analyse
 from necklace.results.comparability import NotComparable
-from necklace.results.table import markdown, runs_csv, table_text
+from necklace.results.runs_csv import runs_csv
+from necklace.results.table import markdown, table_text
 from necklace.results.write import write_study
 from tests.synthetic import lossy_study, synthetic_run, synthetic_runs, synthetic_study
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import sys
 import zipfile
@@ -18,10 +19,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 import necklace
 from necklace.boxes.evidence import Evidence
+from necklace.cli import dashboard, train
 from necklace.config import resolved
 from necklace.data.yolo_yaml import read_yaml
 from necklace.guard.console import Console
@@ -33,10 +36,12 @@ from necklace.inference.trained_run import open_run
 from necklace.record import Record, parse_record, read_record
 from necklace.results.analysis import analyse
 from necklace.results.report import report_html
-from necklace.results.table import latex, markdown, runs_csv, table_text
+from necklace.results.runs_csv import runs_csv
+from necklace.results.table import latex, markdown, table_text
 from necklace.results.verify import verify
 from necklace.results.write import write_study
 from necklace.run.folder import RunFolder
+from necklace.run.rank_reports import RankReports
 from necklace.run.runner import RunRefused, run, val_metric
 from necklace.study.adhoc import study_of_runs
 from necklace.study.plan import make_plan
@@ -222,6 +227,114 @@ def test_what_the_command_itself_names_is_the_users_word(tmp_path: Path, monkeyp
         make_plan(read_study(path), given, hydra_overrides=place)
 
 
+# What a file in a folder of --config-dir holds to what is said of it. The folder is trusted for the classes that it defines.
+FOLDERS: dict[str, tuple[str, str]] = {
+    "bomb": (f"_target_: necklace.necks.NoNeck\n{BOMB}", "neck/theirs.yaml: malformed YAML: an alias"),
+    "merged": ("x: &x {_target_: necklace.necks.NoNeck}\n<<: *x\n", "neck/theirs.yaml: malformed YAML: an alias"),
+    "nodes": ("x: [" + "1," * 30_000 + "]", "neck/theirs.yaml: malformed YAML: more than 20000 values"),
+    "large": ("x: " + "y" * 300_000, "neck/theirs.yaml: larger than 256 KiB"),
+    "secret": ("_target_: necklace.necks.NoNeck\nx: ${oc.env:SERVICE_API_KEY}\n", "environment variable SERVICE_API_KEY"),
+    "part of it": ("_target_: necklace.necks.NoNeck\nx: ['a-${oc.env:SERVICE_API_KEY}']\n", "variable SERVICE_API_KEY"),
+    "callback": (
+        "# @package _global_\nneck: {_target_: necklace.necks.NoNeck}\nhydra: {callbacks: {x: {_target_: os.abort}}}\n",
+        r"hydra\.callbacks\.x\._target_='os\.abort'",
+    ),
+    "launcher": (
+        "# @package _global_\nneck: {_target_: necklace.necks.NoNeck}\nhydra: {launcher: {_target_: strangers_module.Neck}}\n",
+        r"hydra\.launcher\._target_='strangers_module\.Neck'",
+    ),
+    "logging": (
+        "# @package _global_\nneck: {_target_: necklace.necks.NoNeck}\n"
+        "hydra: {job_logging: {handlers: {x: {class: logging.os.abort}}}}\n",
+        r"hydra\.job_logging\.handlers\.x\.class='logging\.os\.abort'",
+    ),
+    "imported": (
+        "# @package _global_\nneck: {_target_: necklace.necks.NoNeck}\n"
+        "hydra: {job_logging: {x: 'ext://strangers_module.Neck'}}\n",
+        r"hydra\.job_logging\.x='ext://strangers_module\.Neck'",
+    ),
+}
+
+
+@pytest.mark.usefixtures("hydra_ready")
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_configs_of_a_folder_that_the_command_names(
+    marker: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content, message = FOLDERS[kind]
+    theirs = tmp_path / "theirs" / "neck" / "theirs.yaml"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text(content)
+    path = tmp_path / "tiny" / "study.yaml"
+    path.parent.mkdir()
+    path.write_text(json.dumps(STUDY | {"baseline": "theirs", "rows": [{"neck": "theirs"}]}))
+    place = [f'hydra.searchpath=["file://{theirs.parents[1]}"]']  # as --config-dir does
+    with pytest.raises(ValueError, match=message) as error:
+        make_plan(read_study(path), [*SMALL, f"outputs={tmp_path / 'outputs'}"], hydra_overrides=place)
+    assert SECRET not in str(error.value)
+    GlobalHydra.instance().clear()
+    monkeypatch.setattr(sys, "argv", ["train.py", f"--config-dir={theirs.parents[1]}", "neck=theirs", *SMALL])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        train.main()
+    said = capsys.readouterr().err
+    assert re.search(message, said)
+    assert SECRET not in said
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.usefixtures("hydra_ready")
+def test_a_users_own_config_may_ask_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_WIDTH", "24")
+    mine = tmp_path / "mine" / "neck" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("_target_: necklace.necks.ConvNeck\nwidth: ${oc.decode:${oc.env:MY_WIDTH}}\n")
+    path = tmp_path / "tiny" / "study.yaml"
+    path.parent.mkdir()
+    path.write_text(json.dumps(STUDY | {"baseline": "mine", "rows": [{"neck": "mine"}]}))
+    place = [f'hydra.searchpath=["file://{mine.parents[1]}"]']
+    plan = make_plan(read_study(path), [*SMALL, f"outputs={tmp_path / 'outputs'}"], hydra_overrides=place)
+    assert plan.runs[0].spec.resolved["neck"]["width"] == 24
+
+
+@pytest.mark.usefixtures("hydra_ready")
+def test_a_dashboard_runs_no_code_that_its_command_does_not_name(
+    marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    GlobalHydra.instance().clear()
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "experiments" / "tiny"
+    folder.mkdir(parents=True)
+    content = STUDY | {"overrides": {"neck._target_": "strangers_module.Neck"}}
+    (folder / "study.yaml").write_text(json.dumps(content))
+    with pytest.raises(SystemExit) as error:
+        dashboard.main(["tiny", "--dry-run", *SMALL])
+    assert "neck._target_='strangers_module.Neck'" in str(error.value)
+    # A report reads records, and builds nothing of what they name.
+    made = lossy_study()
+    runs = [
+        replace(run, record=run.record and forged(run.record, "task", {"_target_": "strangers_module.Neck"}))
+        for run in made.runs
+    ]
+    write_records(StudyRecords(made.info, tuple(runs), {}), folder)
+    dashboard.main(["tiny", "--report", "--dry-run"])
+    assert made.info.rows[0] in capsys.readouterr().out
+    # One that the command names is the user's.
+    mine = tmp_path / "mine"
+    (mine / "neck").mkdir(parents=True)
+    (mine / "my_panel.py").write_text("from necklace.necks import NoNeck\nclass Mine(NoNeck): pass\n")
+    (mine / "neck" / "mine.yaml").write_text("_target_: my_panel.Mine\n")
+    (folder / "study.yaml").write_text(json.dumps(STUDY | {"overrides": {"neck._target_": "my_panel.Mine"}}))
+    before = list(sys.path)
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    try:
+        dashboard.main(["tiny", "--dry-run", *SMALL, "--trust", str(mine)])
+        (folder / "study.yaml").write_text(json.dumps(STUDY | {"baseline": "mine", "rows": [{"neck": "mine"}]}))
+        dashboard.main(["tiny", "--dry-run", *SMALL, "--config-dir", str(mine)])
+    finally:
+        sys.path[:] = before
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -394,6 +507,18 @@ def test_a_secret_of_the_environment_is_refused_and_never_written(tmp_path: Path
     folder = RunFolder(tmp_path / "run")
     folder.mark_failed(f"ValueError: https://x:{SECRET}@host\n")
     assert folder.failed_path.read_text() == "ValueError: https://x:***@host\n"
+    monkeypatch.setenv("HOME", "/home/me")
+    folder.mark_failed(
+        'Traceback (most recent call last):\n  File "/home/me/necklace/x.py", line 3\nValueError: /home/me/data: no\n'
+    )
+    assert folder.failed_path.read_text().splitlines(True)[1:] == [
+        '  File "~/necklace/x.py", line 3\n',
+        "ValueError: ~/data: no\n",
+    ]
+    assert folder.failure() == "ValueError: ~/data: no"
+    reports = RankReports(tmp_path / "ranks")
+    reports.write(replace(reports.enter(0), words="/home/me/data: no", trace=f'  File "/home/me/x.py"\n{SECRET}'))
+    assert (reports.read()[0].words, reports.read()[0].trace) == ("~/data: no", '  File "~/x.py"\n***')
     assert scrubbed({"a": [f"{SECRET}!"], "b": "necklace.necks"}) == {"a": ["***!"], "b": "necklace.necks"}
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from rich.console import Console
@@ -26,6 +27,8 @@ rows: [{neck: [none, sppf]}]
 OVERRIDES = [text.strip().replace(": ", "=") for text in STUDY.splitlines()[3].partition("{")[2].rstrip("}").split(",")]
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.timeout_min=30")
 PATIENCE_S = 240
+# Runs that take longer than the shortest time that SLURM can limit, a minute.
+LONG, LONG_PATIENCE_S = "epochs=400", 600
 
 
 @dataclass
@@ -113,9 +116,9 @@ def at_once() -> None:
         subprocess.run(["scontrol", "update", f"JobId={line}", "StartTime=now"], capture_output=True)
 
 
-def follow(study: Study, process: "subprocess.Popen[str]") -> str:
+def follow(study: Study, process: "subprocess.Popen[str]", patience_s: float = PATIENCE_S) -> str:
     """Wait for a call whose jobs are queued again."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while process.poll() is None and time.monotonic() < deadline:
         at_once()
         time.sleep(2)
@@ -224,6 +227,51 @@ def batch(study: Study, twin: Study) -> Ended:
     return study.ended(twin, said)
 
 
+@cache
+def local(name: str, *options: str) -> Study:
+    """A twin of other options than the others have, made once."""
+    twin = Study(f"local-{name}")
+    twin.call("hydra.launcher.threads=1", *options)
+    return twin
+
+
+def two_tasks(study: Study, twin: Study) -> Ended:
+    """A run's two processes are two tasks of its job, which is warned once; the run equals a local one of two processes."""
+    twin = local("ddp", "trainer=ddp")
+    process = study.start(*SLURM, "hydra.launcher.tasks_per_node=2", "trainer=ddp")
+    until(study.begun, "a checkpoint")
+    shell("scancel", "--signal=USR1", sorted(queue())[0])
+    follow(study, process)
+    sizes = {json.loads(path.read_text())["world_size"] for path in study.runs.glob("*/record.json")}
+    return study.ended(twin, f"world size {sizes}" if sizes == {2} else f"world size NOT 2: {sizes}")
+
+
+def time_up(study: Study, twin: Study) -> Ended:
+    """SLURM itself ends a run's time, twice or more: it warns, and the job goes on in the same call."""
+    twin = local("long", LONG)
+    options = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=5", "hydra/launcher=slurm", LONG)
+    follow(study, study.start(*options), LONG_PATIENCE_S)
+    texts = [path.read_text(errors="replace") for path in (study.runs / ".submitit").rglob("*_log.*")]
+    timed_out = sum("timed-out" in line for text in texts for line in text.splitlines())
+    end = study.ended(twin, f"submitit says {timed_out} times that time is up")
+    end.note += "" if end.resumed and timed_out else "; NOT interrupted"
+    return end
+
+
+def costs(study: Study, twin: Study) -> Ended:
+    """The costs of the rows are measured in a job of their own, on the node."""
+    study.call(*SLURM)
+    jobs = study.runs / ".submitit" / "jobs.json"
+    queued = len(json.loads(jobs.read_text()))
+    rows = json.loads((study.folder / "experiments" / "check" / "records" / "costs.json").read_text())
+    threads = {row["threads"] for row in rows.values()}
+    study.call(*SLURM)
+    again = len(json.loads(jobs.read_text()))
+    note = f"{queued - 2} job, {len(rows)} rows, threads {threads}; {again - queued} more in the next call"
+    note += "" if (queued, len(rows), threads, again) == (3, 2, {1}, 3) else "; NOT so"
+    return study.ended(twin, note)
+
+
 CASES: dict[str, Callable[[Study, Study], Ended]] = {
     "undisturbed": undisturbed,
     "scancel": cancelled,
@@ -234,6 +282,9 @@ CASES: dict[str, Callable[[Study, Study], Ended]] = {
     "vanished": vanished,
     "left": left,
     "train.py, SIGUSR1": batch,
+    "costs": costs,
+    "two tasks": two_tasks,
+    "time up": time_up,
 }
 
 

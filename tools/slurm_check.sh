@@ -18,6 +18,8 @@ for program in slurmctld slurmd sbatch squeue scontrol munged; do
 done
 { pgrep -x slurmctld || pgrep -x slurmd; } >/dev/null && skip "a slurmctld or slurmd runs on this machine already"
 ROOT=$(dirname "$(dirname "$(realpath "$0")")") SCRATCH=$(mktemp -d /tmp/slurm-check.XXXXXX) HOST=$(hostname)
+# As many as two runs of two processes want, whatever this machine has: threads of a core are no cores to SLURM.
+CPUS=$(($(nproc) > 4 ? $(nproc) : 4))
 mkdir "$SCRATCH"/{state,spool,bin}
 chmod 755 "$SCRATCH"
 head -c 1024 /dev/urandom >"$SCRATCH/munge.key"
@@ -48,7 +50,8 @@ ReturnToService=2
 MpiDefault=none
 KillWait=5
 MinJobAge=10
-NodeName=$HOST NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN
+SlurmdParameters=config_overrides
+NodeName=$HOST NodeAddr=127.0.0.1 CPUs=$CPUS Sockets=$CPUS CoresPerSocket=1 ThreadsPerCore=1 State=UNKNOWN
 PartitionName=low Nodes=$HOST Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=high Nodes=$HOST MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 CONF

@@ -58,6 +58,9 @@ class RayLauncher(Launcher):
         if find_spec("hydra_plugins.hydra_ray_launcher") is None or find_spec("ray") is None:
             raise ModuleNotFoundError("hydra/launcher=ray: Ray is not installed; pip install 'necklace[ray]'")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
+        # Ray prints its own news of dead workers, `(raylet) ...`, whatever log_to_driver says; FAILED and the
+        # overview tell of them. Ray reads this when it is imported.
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", r"[\s\S]*")
         published = import_module("hydra_plugins.hydra_ray_launcher.ray_launcher")
         self._launcher: Launcher = published.RayLauncher(ray)
 

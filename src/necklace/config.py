@@ -1,4 +1,4 @@
-"""From overrides to configs; with `launcher/hydra_jobs.py` all that needs Hydra's private API.
+"""From overrides to configs; with `guard/config_files.py` and `launcher/hydra_jobs.py` all that needs Hydra's private API.
 
 `Composer` does Hydra's whole composition once for each choice of config groups, and puts single values onto a copy of it.
 Hydra takes 80 to 110 ms for a run of this project, nearly all of it for reading and merging the groups' files, which the runs
@@ -19,12 +19,14 @@ from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.defaults_list import create_defaults_list
 from hydra.conf import HydraConf
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from necklace.guard.config_files import check_hydra_node, checked_files
 from necklace.guard.interpolations import check_resolved
 from necklace.guard.names import study_folder
 from necklace.guard.private import check_no_secret
@@ -122,7 +124,8 @@ class Composer:
             for_hydra = tuple(text for text in overrides if self._parse(text).is_hydra_override())
             parsed = [self._parse(text) for text in overrides]
             repository = self._repository(for_hydra)
-            made = create_defaults_list(repository, self._config_name, parsed, prepend_hydra=True, skip_missing=False)
+            with checked_files():
+                made = create_defaults_list(repository, self._config_name, parsed, prepend_hydra=True, skip_missing=False)
             self._made[overrides] = _project_choices(made.overrides.known_choices)
         return self._made[overrides]
 
@@ -179,7 +182,9 @@ class Composer:
         if overrides not in self._bases:
             token = _by_composer.set(True)
             try:
-                base = self._loader.load_configuration(self._config_name, list(overrides), RunMode.RUN)
+                with checked_files():
+                    base = self._loader.load_configuration(self._config_name, list(overrides), RunMode.RUN)
+                check_hydra_node(base.hydra, overrides)
             finally:
                 _by_composer.reset(token)
             self._bases[overrides] = pickle.dumps(base)
@@ -201,6 +206,7 @@ def loading(
         explain: Is given the overrides and the error where Hydra refuses them; what it returns takes the error's place.
     """
     original = ConfigLoaderImpl.load_configuration
+    words: dict[tuple[str, ...], str] = {}  # Hydra composes a command twice: to find its mode, and with this as an override
 
     def load(
         self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], run_mode: RunMode, **options: Any
@@ -209,18 +215,24 @@ def loading(
             return original(self, config_name, overrides, run_mode, **options)
         try:
             if run_mode == RunMode.MULTIRUN:
-                return _load_multirun(lambda some: original(self, config_name, some, run_mode, **options), overrides)
+                config = _load_multirun(lambda some: original(self, config_name, some, run_mode, **options), overrides)
+                check_hydra_node(config.hydra, overrides)
+                return config
             config = original(self, config_name, overrides, run_mode, **options)
+            check_hydra_node(config.hydra, overrides)
         except (HydraException, ValueError) as error:  # a value error where null is chosen
-            words = explain(Composer(self, str(config_name)), overrides, error)
-            raise ConfigCompositionException(words) from error
+            refused = *(text for text in overrides if text != "hydra.mode=RUN"), repr(error)
+            if refused not in words:
+                words[refused] = explain(Composer(self, str(config_name)), overrides, error)
+            raise ConfigCompositionException(words[refused]) from error
         check(config)
         return config
 
     changed: Any = ConfigLoaderImpl
     changed.load_configuration = load
     try:
-        yield
+        with checked_files():
+            yield
     finally:
         changed.load_configuration = original
 
@@ -228,13 +240,16 @@ def loading(
 @contextmanager
 def listing_once() -> Iterator[None]:
     """Within it, Hydra looks once at what is in a config group, and not twice for one help, each time through all its own."""
-    original, known = ConfigLoaderImpl.get_group_options, {}
+    original = ConfigLoaderImpl.get_group_options
+    repositories: dict[str, IConfigRepository] = {}  # to make one takes 5 ms, and there are 70 groups
 
-    def options(self: ConfigLoaderImpl, group_name: str, *rest: Any, **more: Any) -> list[str]:
-        key = repr((group_name, rest, more))
-        if key not in known:
-            known[key] = original(self, group_name, *rest, **more)
-        return list(known[key])
+    def options(
+        self: Any, group_name: str, results_filter: Any = ObjectType.CONFIG, config_name: Any = None, overrides: Any = ()
+    ) -> list[str]:
+        place = repr((config_name, overrides))
+        if place not in repositories:
+            repositories[place] = self._parse_overrides_and_create_caching_repo(config_name, list(overrides or ()))[1]
+        return repositories[place].get_group_options(group_name, results_filter)
 
     changed: Any = ConfigLoaderImpl
     changed.get_group_options = options

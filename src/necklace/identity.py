@@ -66,6 +66,8 @@ ADDED: dict[str, Any] = {
     "task.bias_lr": 1.0,
     "task.class_weights": None,
     "task.monitor": None,
+    "neck.global_norm": "none",
+    "neck.global_scale": 1.0,
     "backbone.stages": None,
     "optimizer.fused": None,
     "mirror": False,
@@ -79,9 +81,6 @@ def run_identity(resolved: dict[str, Any], digest: dict[str, str]) -> dict[str, 
     Args:
         resolved: The config as plain containers.
         digest: The data's content, by split.
-
-    Returns:
-        A JSON-ready dict.
     """
     kept = {name: value for name, value in resolved.items() if name not in NEUTRAL[""]}
     for group, neutral in NEUTRAL.items():

@@ -6,14 +6,16 @@ where it stood; and where one image has several detections of a class with equal
 those of the second.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from necklace.boxes.precision import mean_defined
 
 _AT_ONCE = 250  # resamples
+
+T = TypeVar("T")
 
 
 class Measured(Protocol):
@@ -86,3 +88,41 @@ def paired_interval(
         return None
     low, high = np.quantile(found, [0.025, 0.975])
     return float(low), float(high)
+
+
+def drops(
+    base: Measured, changed: Mapping[T, Measured], metric: str, generator: np.random.Generator, resamples: int = 2000
+) -> dict[T, tuple[float, float] | None]:
+    """95 % percentile intervals over images of how much lower a metric is where a model was changed, for these weights.
+
+    Every resample is the same images for all, so that they can be compared with each other.
+
+    Args:
+        base: Of the model as it is.
+        changed: Of its changes, on the same images.
+        metric: As in `resampled`.
+        generator: For the resamples.
+        resamples: How many; those in which the metric is not defined do not count.
+
+    Returns:
+        For each change the ends of the interval of `base` minus it; None where no resample defines it.
+
+    Raises:
+        ValueError: They are of different numbers of images, or of none.
+    """
+    sizes = {len(base), *(len(evidence) for evidence in changed.values())}
+    if len(sizes) != 1 or sizes == {0}:
+        raise ValueError(f"changes of a model, on {sorted(sizes)} images: allowed are the same images, at least 1")
+    found: dict[T, list[np.ndarray]] = {key: [] for key in changed}
+    for start in range(0, resamples, _AT_ONCE):
+        weights = draws(len(base), min(_AT_ONCE, resamples - start), generator)
+        whole = resampled(base, metric, weights)
+        for key, evidence in changed.items():
+            found[key].append(whole - resampled(evidence, metric, weights))
+    ends: dict[T, tuple[float, float] | None] = {}
+    for key, parts in found.items():
+        defined = np.concatenate(parts)
+        defined = defined[~np.isnan(defined)]
+        low, high = np.quantile(defined, [0.025, 0.975]) if len(defined) else (np.nan, np.nan)
+        ends[key] = (float(low), float(high)) if len(defined) else None
+    return ends

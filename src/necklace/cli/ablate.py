@@ -4,7 +4,9 @@ Heavy imports wait until the command line is known to be good, and the launcher'
 """
 
 import argparse
+import math
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from necklace.study.study_file import (
 )
 
 VERBS = ("run", "plan", "table", "verify", "reproduce", "sync")
+# Seeds up to which --until-decided goes unless told otherwise, and the most that it may be told.
+MAX_SEEDS, MOST_SEEDS = 40, 1000
 # These read records/ alone.
 OF_RECORDS = ("verify", "reproduce", "metric")
 
@@ -79,7 +83,28 @@ def check(parsed: argparse.Namespace) -> None:
     if parsed.verb not in OF_RECORDS or not folder.is_dir():
         file = read_study(folder / STUDY_FILE)
         if parsed.verb not in OF_RECORDS:
+            if parsed.until_decided:
+                _check_until(file, parsed)
             _check_overrides(file, parsed)
+
+
+def _check_until(file: StudyFile, parsed: argparse.Namespace) -> None:
+    """Refuse studies that cannot run until they are decided; sets `most_seeds`, whether it was given or not."""
+    if file.choose:
+        raise ValueError(
+            f"{file.name}: --until-decided: the study has choose, and what is chosen may change with every seed, and with it "
+            "what is compared; choose first, and give the rows what was chosen in a study of their own"
+        )
+    if getattr(file, "rule", None) == "fixed":
+        raise ValueError(f"{file.name}: --until-decided: study.yaml says rule: fixed; must be anytime, or left out")
+    parsed.most_seeds = parsed.max_seeds or max(MAX_SEEDS, len(file.seeds))
+    if parsed.most_seeds < len(file.seeds):
+        raise ValueError(f"--max-seeds {parsed.most_seeds}: must be at least {len(file.seeds)}, the seeds of study.yaml")
+    own = [text for text in parsed.overrides if text.startswith("hydra/launcher=")]
+    if parsed.budget is not None and own and own[-1] != "hydra/launcher=local":
+        raise ValueError(
+            f"--budget with {own[-1]}: jobs wait in its queue, where no budget holds them; leave one of the two out"
+        )
 
 
 def _check_overrides(file: StudyFile, parsed: argparse.Namespace) -> None:
@@ -141,6 +166,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--retry-failed", action="store_true", help="train failed runs again")
     parser.add_argument("--rerun-stale", action="store_true", help="train runs again that other code has trained")
     parser.add_argument("--seeds", type=int, metavar="N", help="so many seeds instead of the study's")
+    parser.add_argument("--until-decided", action="store_true", help="run seed after seed until each row is decided")
+    parser.add_argument(
+        "--max-seeds", type=_max_seeds, metavar="N", help=f"with --until-decided: at most, by default {MAX_SEEDS}"
+    )
+    parser.add_argument(
+        "--budget", type=_seconds, metavar="TIME", help="with --until-decided: start no run after so long, such as 3h or 45m"
+    )
     parser.add_argument(
         "--allow", action="append", default=[], metavar="FIELD", help="let a field differ; printed below the table"
     )
@@ -163,6 +195,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     _take_verb(parsed, parser)
     if (parsed.name is None) == (parsed.root is None):
         parser.error("one of NAME and --from DIR, please")
+    _check_until_decided(parsed, parser)
     if parsed.root is None and parsed.figures:
         parser.error("--figures goes with --from DIR; a study draws its figures into its own folder")
     if parsed.root is None and parsed.metric:
@@ -175,6 +208,36 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if parsed.name and "=" in parsed.name:
         parser.error(f"the study's name comes before overrides such as {parsed.name}")
     return parsed
+
+
+def _check_until_decided(parsed: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Refuse what does not go together with --until-decided, or only with it."""
+    if not parsed.until_decided:
+        for flag, value in (("--max-seeds", parsed.max_seeds), ("--budget", parsed.budget)):
+            if value is not None:
+                parser.error(f"{flag} goes with --until-decided")
+        return
+    if parsed.seeds is not None:
+        parser.error("--seeds and --until-decided: one of them, please; --max-seeds N says how far it may go")
+    if parsed.root is not None or parsed.metric or parsed.verb not in ("run", "plan", "table"):
+        parser.error("--until-decided goes with NAME, and with --plan or --table")
+    if parsed.budget is not None and parsed.verb != "run":
+        parser.error("--budget: nothing is trained here")
+
+
+def _max_seeds(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= MOST_SEEDS:
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number from 1 to {MOST_SEEDS}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    """Seconds of a time such as `3h`, `45m`, `90s` or `1h30m`."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", text, re.ASCII)
+    seconds = math.fsum(float(number) * {"d": 86400, "h": 3600, "m": 60, "s": 1}[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: must be a time above 0, such as 3h, 45m or 90s")
+    return seconds
 
 
 def _take_verb(parsed: argparse.Namespace, parser: argparse.ArgumentParser) -> None:

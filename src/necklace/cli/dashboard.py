@@ -3,10 +3,12 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from hydra import initialize_config_dir
 
+from necklace.cli.ablate import overrides_of, trust_folders
 from necklace.cli.errors import EXPECTED, error_line
 from necklace.cli.stopping import ENDED, at_once
 from necklace.cli.train import CONFIGS
@@ -21,12 +23,20 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("name", help="folder below experiments/")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="as they were given to ablate")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="more configs, as they were given to ablate")
+    parser.add_argument(
+        "--trust", type=Path, action="append", default=[], metavar="DIR", help="folder of your own classes; their code runs"
+    )
     parser.add_argument("--report", action="store_true", help="a W&B Report of what was found instead: table, figures, recipe")
     parser.add_argument("--dry-run", action="store_true", help="print the workspace or report as JSON; needs no network")
     parser.add_argument("--entity", default=os.environ.get("WANDB_ENTITY"), help="W&B user or team; yours, if not given")
     parsed = parser.parse_intermixed_args(arguments)
     if parsed.report and parsed.overrides:
         parser.error(f"{parsed.overrides[0]}: a report tells what the study's records say, and takes no overrides")
+    for flag, folder in (("--config-dir", parsed.config_dir), *(("--trust", each) for each in parsed.trust)):
+        if folder and not folder.is_dir():
+            parser.error(f"{flag} {folder}: there is no such folder")
+    trust_folders(parsed.trust)
     # Here, so that --help need not wait for it.
     from necklace.tracking.wandb_run import WandbError
 
@@ -69,7 +79,8 @@ def dashboard(parsed: argparse.Namespace) -> str:
     else:
         study = read_study(folder / STUDY_FILE)
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            made = workspace(make_plan(study, parsed.overrides, 1), entity or "")
+            own, for_hydra = overrides_of(parsed)
+            made = workspace(make_plan(study, own, 1, for_hydra, trust=parsed.trust), entity or "")
     if parsed.dry_run:
         return made._to_model().model_dump_json(by_alias=True, indent=1)
     return f"saved: {at_server(f'keeps a {what}', lambda: made.save().url)}"

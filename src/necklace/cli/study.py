@@ -4,12 +4,13 @@ What a plan does not need is imported when it is: statistics, figures and W&B ta
 """
 
 import argparse
+import math
 import shlex
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from hydra import initialize_config_dir
@@ -20,14 +21,18 @@ from necklace.cli.train import CONFIGS
 from necklace.guard.console import Console
 from necklace.guard.private import without_home
 from necklace.launcher.slurm import queue_line
-from necklace.study.collect import Kept, collect
-from necklace.study.plan import Plan, make_plan
+from necklace.study.collect import Kept, collect, rules_now
+from necklace.study.plan import Plan, make_plan, row_settings
 from necklace.study.progress import plan_lines
+from necklace.study.rules import write_rules
 from necklace.study.status import StatusReader
 from necklace.study.store import StudyRecords, read_records
 from necklace.study.study_file import EXPERIMENTS, STUDY_FILE, read_study
+from necklace.tracking.tracker import wandb_options
 
 if TYPE_CHECKING:
+    from necklace.cli.until import Until
+    from necklace.results.results import Results
     from necklace.results.table import TableText
 
 TRAIN = Path(__file__).with_name("train.py")
@@ -56,10 +61,13 @@ def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int
     if kept.problem:
         console.print(f"{kept.problem}; it is passed over, and written anew with the table")
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        plan = make_plan(file, own, arguments.seeds, for_hydra, arguments.composer, arguments.trust)
+        count = arguments.most_seeds if arguments.until_decided else arguments.seeds
+        plan = make_plan(file, own, count, for_hydra, arguments.composer, arguments.trust)
         status = StatusReader(plan)
         rerun = ({"failed"} if arguments.retry_failed else set()) | ({"stale"} if arguments.rerun_stale else set())
-        _print_plan(status, rerun, kept, console)
+        until = _until(plan, status, kept, arguments, console) if arguments.until_decided else None
+        plan = until.plan if until else plan
+        _print_plan(status, rerun, kept, console, until)
         if arguments.verb == "plan":
             return 0
         with at_once():
@@ -68,36 +76,93 @@ def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int
             from necklace.results.write import write_study
             from necklace.study.execute import execute
             from necklace.study.profile import row_costs
-            from necklace.tracking.wandb_study import logger_settings, sync, wandb_mode_of, write_table
         if arguments.verb == "sync":
-            lines, complete = sync(plan, status.all())
-            for line in lines:
-                console.print(line)
-            return 0 if complete else 1
-        seeds = ["--seeds", str(arguments.seeds)] if arguments.seeds else []
-        given = without_home([*own, *seeds, *(part for field in arguments.allow for part in ("--allow", field))])
+            return _sync(plan, status, console)
+        given = _given(arguments, own)
         _check_replaced(plan, kept, given, folder)
         trains = arguments.verb == "run"
-        refused = execute(status, TRAIN, rerun, lambda: logger_settings(plan, console), console) if trains else {}
-        study = StudyRecords(plan.info(arguments.allow, given), collect(plan, status, kept, refused), {})
+        rules = rules_now(plan, status, folder)
+        if trains:
+            write_rules(rules, folder)  # before the first result
+        refused = execute(status, TRAIN, rerun, lambda: _logger_settings(plan, console), console, until) if trains else {}
+        runs = collect(plan, status, kept, refused)
+        undecided: list[str] = []
+        if until:
+            undecided, (plan, runs) = until.undecided(runs), until.counted(runs)
+            rules = rules_now(plan, status.narrowed(plan), folder)
+        study = StudyRecords(plan.info(arguments.allow, given), runs, {}, rules)
         differences = check_comparable(study)  # runs that cannot be compared need not be measured
-        study = StudyRecords(study.info, study.runs, row_costs(plan, study.runs, folder, measure=trains))
-        mode = wandb_mode_of(plan) if trains else None
+        study = replace(study, costs=row_costs(plan, study.runs, folder, trains, console.print))
     results = analyse(study, differences)
     table, retired = write_study(study, results, folder)
-    if retired:
-        console.print(f"{len(retired)} results that study.yaml no longer asks for are in {folder / 'records' / 'retired'}")
-        console.print(f"(such as {retired[0]}); they come back when it asks for them again")
+    _print_retired(retired, folder, console)
     _print(table, study.info.name)
     console.print(f"{folder}: runs.csv, table.md, table.tex, figures/, records/, report.html")
+    if trains:
+        _table_to_wandb(table, results, plan, folder, console)
+    for sentence in undecided:
+        console.print(sentence)
+    return 1 if undecided or any(run.record is None for run in study.runs) else 0
+
+
+def _sync(plan: Plan, status: StatusReader, console: Console) -> int:
+    with at_once():
+        from necklace.tracking.wandb_study import sync
+    lines, complete = sync(plan, status.all())
+    for line in lines:
+        console.print(line)
+    return 0 if complete else 1
+
+
+def _table_to_wandb(table: "TableText", results: "Results", plan: Plan, folder: Path, console: Console) -> None:
+    if wandb_options(plan.loggers) is None:  # then W&B need not be installed
+        return
+    with at_once():
+        from necklace.tracking.wandb_study import wandb_mode_of, write_table
+    mode = wandb_mode_of(plan)
     line = write_table(table, results, plan, folder / "figures", mode[0]) if mode else None
     if line:
         console.print(line)
-    return 1 if any(run.record is None for run in study.runs) else 0
 
 
-def _print_plan(status: StatusReader, rerun: set[str], kept: Kept, console: Console) -> None:
+def _logger_settings(plan: Plan, console: Console) -> dict[str, dict[str, Any]]:
+    """The settings of each run's loggers, by its hash; without W&B among them it is not imported."""
+    if wandb_options(plan.loggers) is None:
+        return row_settings(plan)
+    with at_once():
+        from necklace.tracking.wandb_study import logger_settings
+    return logger_settings(plan, console)
+
+
+def _print_retired(retired: Sequence[str], folder: Path, console: Console) -> None:
+    if retired:
+        console.print(f"{len(retired)} results that study.yaml no longer asks for are in {folder / 'records' / 'retired'}")
+        console.print(f"(such as {retired[0]}); they come back when it asks for them again")
+
+
+def _given(arguments: argparse.Namespace, own: Sequence[str]) -> list[str]:
+    """What the command was given, as records/ keeps it."""
+    seeds = ["--seeds", str(arguments.seeds)] if arguments.seeds else []
+    if arguments.until_decided:
+        seeds = ["--until-decided", *(["--max-seeds", str(arguments.max_seeds)] if arguments.max_seeds else [])]
+    return without_home([*own, *seeds, *(part for field in arguments.allow for part in ("--allow", field))])
+
+
+def _until(plan: Plan, status: StatusReader, kept: Kept, arguments: argparse.Namespace, console: Console) -> "Until":
+    """What asks for the runs of --until-decided."""
+    with at_once():
+        from necklace.cli.until import Until, anytime_plan
+
+    plan = anytime_plan(plan, status, kept)
+    ignored = {"stale"} if arguments.rerun_stale else set()
+    rules = rules_now(plan, status, kept.folder)
+    return Until(plan, rules, kept, arguments.budget or math.inf, ignored, arguments.allow, console.print)
+
+
+def _print_plan(status: StatusReader, rerun: set[str], kept: Kept, console: Console, until: "Until | None") -> None:
     plan, found = status.plan, status.all()
+    if until:
+        plan, found = until.asked_now(found)
     for line in plan_lines(plan, found, rerun):
         console.print(line)
     if line := queue_line(plan.root):
@@ -106,6 +171,9 @@ def _print_plan(status: StatusReader, rerun: set[str], kept: Kept, console: Cons
     if elsewhere:
         console.print(f"{elsewhere} of them were trained elsewhere and are in records/: --table makes the table of these,")
         console.print("while a run trains them again")
+    if until:
+        for line in until.forecast_lines(collect(status.plan, status, kept)):
+            console.print(line)
 
 
 def _check_replaced(plan: Plan, kept: Kept, given: Sequence[str], folder: Path) -> None:
@@ -167,7 +235,7 @@ def _table_by_metric(study: StudyRecords, metric: str, folder: Path) -> int:
     known = sorted({name for run in study.runs if run.record for name in run.record.metrics})
     if metric not in known:
         raise ValueError(f"{folder}: no run has the metric {metric}; there are: {', '.join(known) or 'none'}")
-    _print(table_text(analyse(replace(study, info=replace(study.info, metric=metric)))), study.info.name)
+    _print(table_text(analyse(replace(study, info=replace(study.info, metric=metric), rules=None))), study.info.name)
     return 0
 
 

@@ -38,6 +38,9 @@ from necklace.source_code import code_of
 FILE_VERSION = 3  # increase it with each change of the file format or of decoding
 # A file that changed so recently may change again without another time: the clock of a file system has steps.
 _SETTLED_S = 2
+# Bytes of files that are read for the name and kept until they are decoded, an equal share for each: small files, whose
+# reading takes longer than their bytes, are then read once.
+_KEPT = 2**28
 
 Outcome = tuple[int, int] | str
 """Height and width of a decoded image, or the reason why it cannot be decoded."""
@@ -146,12 +149,13 @@ def _facts_of(stored: Any) -> tuple[dict[str, Any], int]:
 
 def _mapped(files: list[File], stop: bool, folder: Path) -> tuple[torch.Tensor, list[Outcome]]:
     """Return the pixels of all readable images, uint8 `[P]` mapped from the cache, and the outcome of each file."""
+    read: dict[int, bytes] = {}
 
     def write(out: BinaryIO) -> tuple[Any, bool]:
         """Decode the files; with `stop`, a problem leaves no file, as the run will end with all problems."""
         outcomes: list[Outcome] = []
         lost = False
-        with closing(decode_files(files)) as results:
+        with closing(decode_files(files, read)) as results:
             for result in results:
                 outcomes.append(result if isinstance(result, str) else (result.shape[0], result.shape[1]))
                 lost = lost or (stop and isinstance(result, str))
@@ -159,7 +163,7 @@ def _mapped(files: list[File], stop: bool, folder: Path) -> tuple[torch.Tensor, 
                     out.write(result.contiguous().numpy().data)
         return outcomes, not lost
 
-    pixels, outcomes = held(folder, lambda: _name(files, folder), Kind(("decoded", "decodes"), _outcomes_of, write))
+    pixels, outcomes = held(folder, lambda: _name(files, folder, read), Kind(("decoded", "decodes"), _outcomes_of, write))
     if stop and any(isinstance(outcome, str) for outcome in outcomes):
         pixels = pixels[:0]  # a problem stops the run
     return pixels, outcomes
@@ -170,15 +174,22 @@ def _outcomes_of(stored: Any) -> tuple[list[Outcome], int]:
     return outcomes, sum(outcome[0] * outcome[1] * 3 for outcome in outcomes if not isinstance(outcome, str))
 
 
-def _name(files: list[File], folder: Path) -> str:
-    """The name of the files' pixels: from the index if it knows the files as they are, else from their bytes."""
+def _name(files: list[File], folder: Path, read: dict[int, bytes]) -> str:
+    """The name of the files' pixels: from the index if it knows the files as they are, else from their bytes.
+
+    Args:
+        files: The files.
+        folder: The cache.
+        read: Gets the position and content of those that were read and are small.
+    """
+    read.clear()
     state, settled = _state(files)
     index = folder / f"{state}.index"
     if state and index.exists():
         name = index.read_text()
         if (folder / f"{name}.pixels").exists():
             return name
-    name = _key(files)
+    name = _key(files, read)
     if settled:
         write_changed(index, name)
     return name
@@ -202,17 +213,23 @@ def _versions() -> list[object]:
     return [FILE_VERSION, version("pillow"), version("torchvision")]
 
 
-def _key(files: list[File]) -> str:
+def _key(files: list[File], read: dict[int, bytes]) -> str:
     """Return a sha256 over the files' bytes and names, in order, and the versions that decode them, in hexadecimal."""
+    share = _KEPT // max(1, len(files))
 
-    def digests(some: list[File]) -> list[str]:
-        contents = (content_of(file.path) for file in some)
-        # A file that cannot be read by its reason: reading it later fails in the same way.
-        return [data if isinstance(data, str) else hashlib.sha256(data).hexdigest() for data in contents]
+    def digest(index: int, file: File) -> str:
+        data = content_of(file.path)
+        if isinstance(data, str):
+            return data  # reading it later fails in the same way
+        if len(data) <= share:
+            read[index] = data
+        return hashlib.sha256(data).hexdigest()
+
+    def digests(start: int) -> list[str]:
+        return [digest(index, file) for index, file in enumerate(files[start : start + 256], start)]
 
     with ThreadPoolExecutor(cores()) as pool:
-        parts = pool.map(digests, [files[start : start + 256] for start in range(0, len(files), 256)])
-        found = [one for part in parts for one in part]
+        found = [one for part in pool.map(digests, range(0, len(files), 256)) for one in part]
     content = [(file.name, file.max_pixels, one) for file, one in zip(files, found, strict=True)]
     text = json.dumps([_versions(), content])  # escapes all non-ASCII characters, undecodable bytes included
     return hashlib.sha256(text.encode()).hexdigest()

@@ -155,6 +155,7 @@ class DataModule(pl.LightningDataModule):
         skipped: (path, reason) of every image left out.
         notes: What a reader of the results should know about the data, as sentences without full stop.
         min_gap: Minimum number of pixels between the two things that a label depends on, or None.
+        read_within: Side in pixels of the top left corner in which alone a head may read, or None.
         digest: SHA-256 of each split's content.
         size: A typical height and width: the fixed size, the evaluation size, or the most frequent native one.
         test_size: Side in pixels for the next test pass, or None for the sizes of the run.
@@ -182,6 +183,7 @@ class DataModule(pl.LightningDataModule):
         self.sizes, self.seed, self.batch_size, self.augment, self.sampler = sizes, seed, batch_size, augment, sampler
         self.mean, self.std = tuple(mean), tuple(std)
         self.splits, self.classes, self.skipped, self.min_gap = splits.images, splits.classes, splits.skipped, splits.min_gap
+        self.read_within = splits.read_within
         self.notes = splits.notes
         self.digest = splits.digest
         self._sized = {

@@ -25,7 +25,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from necklace.data.formats import FORMATS, why_unreadable
-from necklace.data.jpeg import decode_plain, is_plain
+from necklace.data.jpeg import Plain, decode_plain
 
 _HEADER = 2048  # bytes; that of a JPEG without EXIF is shorter, but for large colour profiles
 MAX_PIXELS = 89_478_485  # Pillow's own limit: an image of a few kB can decode to any size, and take the memory of the machine
@@ -195,11 +195,12 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def decode_files(files: list[File]) -> Generator[torch.Tensor | str]:
+def decode_files(files: list[File], read: dict[int, bytes] | None = None) -> Generator[torch.Tensor | str]:
     """Read and decode files in threads, a little ahead of the consumer.
 
     Args:
         files: The files, none of which has a `problem`.
+        read: Position to content of those that have been read already; each is taken out of it.
 
     Yields:
         For each file, in order, its image, uint8 `[h, w, 3]`, or the reason why it cannot be read.
@@ -213,7 +214,7 @@ def decode_files(files: list[File]) -> Generator[torch.Tensor | str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            for task in _tasks(files):
+            for task in _tasks(files, read or {}):
                 waiting.append(pool.submit(_read, task))
                 if len(waiting) > 2 * workers:
                     yield from waiting.popleft().result()
@@ -223,34 +224,32 @@ def decode_files(files: list[File]) -> Generator[torch.Tensor | str]:
             pool.shutdown(cancel_futures=True)
 
 
-def _tasks(files: list[File]) -> Iterator[list[File]]:
+def _tasks(files: list[File], read: dict[int, bytes]) -> Iterator[list[tuple[File, bytes | None]]]:
     """Yield groups of up to 64 files with at most 64 KiB together, or one larger file: decoded, ten to thirty times as much."""
-    task: list[File] = []
+    task: list[tuple[File, bytes | None]] = []
     held = 0
-    for file in files:
+    for index, file in enumerate(files):
+        data = read.pop(index, None)
         try:
-            size = os.stat(file.path).st_size
+            size = os.stat(file.path).st_size if data is None else len(data)
         except OSError:  # reading it says so
             size = 0
         if task and (len(task) == 64 or held + size > 1 << 16):
             yield task
             task, held = [], 0
-        task.append(file)
+        task.append((file, data))
         held += size
     if task:
         yield task
 
 
-def _read(files: list[File]) -> list[torch.Tensor | str]:
-    contents = [content_of(file.path) for file in files]
-    plain = [
-        (index, data)
-        for index, (file, data) in enumerate(zip(files, contents, strict=True))
-        if isinstance(data, bytes) and is_plain(data, file.max_pixels)
-    ]
+def _read(task: list[tuple[File, bytes | None]]) -> list[torch.Tensor | str]:
+    contents = [content_of(file.path) if data is None else data for file, data in task]
+    is_plain = Plain(min(file.max_pixels for file, _ in task))
+    plain = [(index, data) for index, data in enumerate(contents) if isinstance(data, bytes) and is_plain(data)]
     decoded = decode_plain([data for _, data in plain]) if plain else None
     quick = {index: image for (index, _), image in zip(plain, decoded, strict=True)} if decoded else {}
-    return [quick[index] if index in quick else _slowly(data, files[index]) for index, data in enumerate(contents)]
+    return [quick[index] if index in quick else _slowly(data, task[index][0]) for index, data in enumerate(contents)]
 
 
 def _slowly(data: bytes | str, file: File) -> torch.Tensor | str:

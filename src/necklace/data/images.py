@@ -234,6 +234,7 @@ class Splits:
         min_gap: As in `Source`; None if the source has none.
         own_val: Whether the source has a val split, so that none was split off train.
         notes: What a reader of the results should know about the data: sentences without full stop.
+        read_within: As in `Source`; None if the source has none.
     """
 
     images: dict[SplitName, ImageSet]
@@ -242,6 +243,7 @@ class Splits:
     min_gap: int | None
     own_val: bool = False
     notes: tuple[str, ...] = ()
+    read_within: int | None = None
 
     @cached_property
     def digest(self) -> dict[str, str]:
@@ -254,7 +256,8 @@ class Source(Protocol):
 
     A source may have a fourth, `min_gap: int`: the minimum number of pixels between the two things that its label depends on
     (`Context`). A run then rejects a backbone whose receptive field covers the gap. And a fifth, `notes: tuple[str, ...]`: what
-    a reader of the results should know about the splits read so far, as sentences without full stop.
+    a reader of the results should know about the splits read so far, as sentences without full stop. And a sixth, with
+    `min_gap`: `read_within: int | None`, the side in pixels of the top left corner in which alone a head may read.
 
     Attributes:
         classes: Names of the classes; a label is an index into it.

@@ -85,7 +85,7 @@ def _build(path: Path, kind: Kind[T]) -> tuple[T, int]:
     """Write a file; gives what stands beside the pixels, and the number of their bytes, 0 where the file did not stay."""
     part = path.with_suffix(f".{HOST}.{os.getpid()}.part")
     try:
-        with part.open("wb") as out:
+        with part.open("wb", buffering=2**20) as out:
             stored, stays = kind.write(out)
             beside, total = kind.parse(stored)
             if not stays:

@@ -77,7 +77,7 @@ def _packed(splits: Splits) -> dict[str, Any]:
         | {f"boxes.{part}": getattr(one.boxes, part) for part in (() if one.boxes is None else BOXES)}
         for name, one in splits.images.items()
     }
-    facts = [splits.classes, splits.skipped, splits.min_gap, splits.own_val, splits.notes]
+    facts = [splits.classes, splits.skipped, splits.min_gap, splits.own_val, splits.notes, splits.read_within]
     return {"images": images, "facts": json.dumps(facts)}
 
 
@@ -99,6 +99,6 @@ def _mapped(path: str, key: str) -> Splits | None:
         )
         for name, one in content["images"].items()
     }
-    classes, skipped, min_gap, own_val, notes = json.loads(content["facts"])
+    classes, skipped, min_gap, own_val, notes, read_within = json.loads(content["facts"])
     found = tuple((path, reason) for path, reason in skipped)
-    return Splits(images, tuple(classes), found, min_gap, own_val, tuple(notes))
+    return Splits(images, tuple(classes), found, min_gap, own_val, tuple(notes), read_within)

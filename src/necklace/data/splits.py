@@ -65,7 +65,8 @@ def read_splits(
         raise ValueError(f"data.duplicates=error: {'; '.join(found)} (data.duplicates=note trains with them and says so)")
     classes = tuple(source.classes)
     notes = *getattr(source, "notes", ()), *split_notes(images, classes, skipped), *found
-    return Splits(images, classes, tuple(source.skipped), getattr(source, "min_gap", None), own_val, notes)
+    gap, within = (getattr(source, name, None) for name in ("min_gap", "read_within"))
+    return Splits(images, classes, tuple(source.skipped), gap, own_val, notes, within)
 
 
 def _read(source: Source) -> tuple[dict[SplitName, ImageSet], dict[SplitName, list[tuple[str, str]]]]:

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from necklace.guard.interpolations import check_resolved
+from necklace.guard.private import check_no_secret
 
 # Place in the config to the package whose classes may stand there. All of these are called when a run is opened with its data.
 CALLED = {
@@ -59,7 +60,7 @@ def check_targets(config: dict[str, Any], trust: Folders = None) -> None:
     folders = _folders(trust)
     foreign = [(place, target) for place, target in _targets(config, "") if not is_part(place, target)]
     for place, target in foreign:
-        if not any(_lies_in(target, folder) for folder in folders):
+        if not any(lies_in(target, folder) for folder in folders):
             raise ValueError(
                 f"{place}._target_={target!r}: not a class of this project that belongs there, so its code is not run;"
                 f" if it is yours, name the folder of its file{_example(target)} with trust=DIR (--trust DIR)"
@@ -85,7 +86,7 @@ def check_training_targets(config: dict[str, Any], trust: Folders = None, named:
         if not (isinstance(target, str) and target in named) and not _is_called_ours(place, target)
     ]
     for place, target in foreign:
-        if not any(_lies_in(target, folder) for folder in folders):
+        if not any(lies_in(target, folder) for folder in folders):
             raise ValueError(
                 f"{place}._target_={target!r}: not a class of this project that belongs there, nor of a folder that this"
                 f" command names; if it is yours, name the folder of its file{_example(target)} with --config-dir DIR,"
@@ -98,10 +99,11 @@ def check_composed(config: DictConfig, trust: Folders, named: Collection[str]) -
     """`check_training_targets` of a composed config, before anything reads its options; interpolations may still stand.
 
     Raises:
-        ValueError: As there.
+        ValueError: As there; or a value is a secret of the environment, which what reads the options might name.
     """
     try:
         plain: Any = OmegaConf.to_container(config, resolve=True)
+        check_no_secret(plain)
     except OmegaConfBaseException:  # which whoever reads the options says
         plain = OmegaConf.to_container(config, resolve=False)
     check_training_targets(plain, trust, named)
@@ -245,7 +247,7 @@ def _configured() -> frozenset[tuple[str, str]]:
     return frozenset(found)
 
 
-def _lies_in(target: Any, trust: Path) -> bool:
+def lies_in(target: Any, trust: Path) -> bool:
     """Whether a target's module is a file of the trusted folder, and would be imported from there."""
     top = str(target).partition(".")[0]
     if not isinstance(target, str) or top in ("necklace", "hydra_plugins") or top in sys.stdlib_module_names:

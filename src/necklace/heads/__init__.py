@@ -8,6 +8,7 @@ they vary) and `stride`; only `Flatten` needs the last two. A dense head, one wi
 from necklace.heads.dense import Dense, DenseHead
 from necklace.heads.flatten import Flatten
 from necklace.heads.gap import Gap
+from necklace.heads.point import Point
 from necklace.heads.pyramid import Pyramid
 
-__all__ = ["Dense", "DenseHead", "Flatten", "Gap", "Pyramid"]
+__all__ = ["Dense", "DenseHead", "Flatten", "Gap", "Point", "Pyramid"]

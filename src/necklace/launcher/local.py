@@ -5,10 +5,13 @@ they are when a job starts.
 """
 
 import logging
+import math
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from omegaconf import DictConfig, OmegaConf
@@ -25,6 +28,8 @@ log = logging.getLogger(__name__)
 PLUGIN = "hydra_plugins.necklace_local.LocalLauncher"
 # How often to look whether another launcher has left a slot.
 LOOK_S = 0.2
+# How often to ask for a job that was not known before.
+ASK_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -92,17 +97,22 @@ class _Running:
 
 
 def run_jobs(
-    jobs: Iterable[Job], options: LocalOptions, ended: Callable[[int, JobReturn], None] = lambda index, result: None
+    jobs: Iterable[Job | None],
+    options: LocalOptions,
+    ended: Callable[[int, JobReturn], None] = lambda index, result: None,
+    until: float = math.inf,
 ) -> dict[int, JobReturn]:
     """Run jobs, in their order as slots become free; a job that fails does not stop the others.
 
     Args:
-        jobs: The jobs; the next one is taken when the one before it has started.
+        jobs: The jobs; the next one is taken when the one before it has started. None where the next one is not known yet: as
+            long as a job runs, it is asked for again every `ASK_S` seconds, and when one has ended.
         options: How to run them.
         ended: Called with a job's index and result as soon as it ends, which may be long before this function returns.
+        until: No job starts after this moment of `time.monotonic`.
 
     Returns:
-        A job's index to its result. A process that died gives a failure that says how.
+        A job's index to its result, of the jobs that have started. A process that died gives a failure that says how.
 
     Raises:
         RuntimeError: The server died.
@@ -112,18 +122,26 @@ def run_jobs(
             Path(folder).mkdir(parents=True, exist_ok=True)
     results: dict[int, JobReturn] = {}
     running: list[_Running] = []
-    queue = iter(jobs)
+    queue, none_left = iter(jobs), object()
+    asked: Any = next(queue, none_left)
     try:
-        job = next(queue, None)
-        while job or running:
-            while job and (started := _start(job, options)):
-                running.append(started)
-                job = next(queue, None)
-            wait([each.process for each in running], LOOK_S if job else None)
+        while isinstance(asked, Job) or running:
+            while isinstance(asked, Job):
+                if time.monotonic() >= until:
+                    asked = none_left
+                elif started := _start(asked, options):
+                    running.append(started)
+                    asked = next(queue, none_left)
+                else:
+                    break
+            # While a job waits for a slot, another launcher may leave one; while none is known, another may make one known.
+            wait([each.process for each in running], LOOK_S if isinstance(asked, Job) else ASK_S if asked is None else None)
             for each in [each for each in running if each.process.collect()]:
                 running.remove(each)
                 results[each.job.index] = _finish(each)
                 ended(each.job.index, results[each.job.index])
+            if asked is None:
+                asked = next(queue, none_left)
     finally:
         stop([each.process for each in running])
         for each in running:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, filter_overrides, run_job, setup_globals
@@ -71,8 +71,24 @@ class SlurmCall:
         return submitit.helpers.DelayedSubmission(self, *arguments)
 
 
+class Call(Protocol):
+    """What submitit calls in a job.
+
+    Attributes:
+        task: What makes it this call and no other, by its `repr`.
+    """
+
+    @property
+    def task(self) -> Any:
+        """See above."""
+
+    def __call__(self, overrides: Sequence[str], number: int, state: Any) -> JobReturn:
+        """Do it."""
+        ...
+
+
 def launch_jobs(
-    call: SlurmCall,
+    call: Call,
     job_overrides: Sequence[Sequence[str]],
     first: int,
     options: Mapping[str, Any],
@@ -187,7 +203,7 @@ def _known(place: Path) -> dict[str, str]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _key(task: TaskFunction, overrides: Sequence[str]) -> str:
+def _key(task: object, overrides: Sequence[str]) -> str:
     """What makes a job this one and no other: what it calls, with the code that was planned, and its overrides."""
     return hashlib.sha256(json.dumps([repr(task), list(overrides)]).encode()).hexdigest()[:16]
 

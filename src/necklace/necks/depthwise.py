@@ -11,6 +11,7 @@ largest entry. In half precision the slices are summed in fp32: for those types 
 coarser.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -183,8 +184,13 @@ class _Convolution(torch.autograd.Function):
             )
 
 
-def gradients_of(output: Tensor, inputs: tuple[Tensor, ...], needed: tuple[bool, ...], grad: Tensor) -> list[Tensor | None]:
+def gradients_of(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: tuple[Tensor, ...],
+    needed: tuple[bool, ...],
+    grads: Tensor | Sequence[Tensor],
+) -> list[Tensor | None]:
     """The gradients of the needed inputs, which can be differentiated again; None for the others."""
     wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
-    found = iter(torch.autograd.grad(output, wanted, grad, create_graph=True))
+    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True))
     return [next(found) if need else None for need in needed]

@@ -15,6 +15,7 @@ Deviations from the reference, none of which changes the output at the default o
 * Even kernels, which fail there with a shape mismatch at the first batch, are an error when the module is built.
 * The contexts are gathered and summed by a faster way where there is one (see `focal_levels`), which moves outputs and
   gradients by rounding. `parts` always takes the plain one.
+* `global_norm` and `global_scale` are ours: a map's mean is a small context beside the others, which training may never find.
 * `ln_eps`, `kernels`, `gating`, `global_context`, `aggregate`, `interaction`, `context` are ours: they reproduce the
   paper's ablations, for which the reference has no code. Each option documents how it reads the paper. `recompute` is ours
   too.
@@ -23,11 +24,13 @@ Deviations from the reference, none of which changes the output at the default o
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from necklace.necks import options
 from necklace.necks.blocks import ChannelLayerNorm
@@ -93,6 +96,9 @@ class FocalModulation(nn.Module):
         ln_eps: Epsilon of that LayerNorm. Weights trained with timm need 1e-6; it is not stored with the weights.
         gating: Weight each context by its gate at each position; without gating, the contexts are summed unweighted.
         global_context: Use the map's mean as a context. Without it, its gate is removed as well.
+        global_norm: "batch": BatchNorm (2C parameters) of the global context over the images of the batch, before its gate;
+            needs two images or more in each training step. "none": as it is.
+        global_scale: Factor on the map's mean, before its GELU; > 0. The number of positions makes it a sum.
         aggregate: "all" local contexts, or only the "top" (last) one. The paper's row is called "top level only";
             we read it as the last local level, since the global context alone has a row of its own. The global
             context is aggregated as well if `global_context` is on.
@@ -129,6 +135,8 @@ class FocalModulation(nn.Module):
         ln_eps: float = 1e-5,
         gating: bool = True,
         global_context: bool = True,
+        global_norm: Literal["none", "batch"] = "none",
+        global_scale: float = 1.0,
         aggregate: Literal["all", "top"] = "all",
         interaction: Literal["multiply", "add", "dw_convnet"] = "multiply",
         context: Literal["conv", "avg_pool", "none"] = "conv",
@@ -140,6 +148,8 @@ class FocalModulation(nn.Module):
         options.choice("aggregate", aggregate, ("all", "top"))
         options.choice("interaction", interaction, ("multiply", "add", "dw_convnet"))
         options.choice("context", context, ("conv", "avg_pool", "none"))
+        options.choice("global_norm", global_norm, ("none", "batch"))
+        self.global_scale = options.number("global_scale", global_scale, above=0.0)
         self.gating = options.flag("gating", gating)
         self.global_context = options.flag("global_context", global_context)
         self.normalize_modulator = options.flag("normalize_modulator", normalize_modulator)
@@ -150,6 +160,9 @@ class FocalModulation(nn.Module):
             raise ValueError(f"kernels={list(sizes)}: contradicts context='none', which has no kernels; allowed is null")
         if not sizes and not global_context:
             raise ValueError("global_context=False: leaves focal_level=0 without any context; allowed is True")
+        if not global_context and (global_norm != "none" or global_scale != 1):
+            wrong = f"global_norm={global_norm!r}" if global_norm != "none" else f"global_scale={global_scale!r}"
+            raise ValueError(f"{wrong}: contradicts global_context=False; allowed is {'none' if 'norm' in wrong else 1}")
         if not sizes and self.top_only:
             raise ValueError("aggregate='top': contradicts focal_level=0, which has no local level; allowed is 'all'")
         if interaction == "dw_convnet":
@@ -179,6 +192,8 @@ class FocalModulation(nn.Module):
         self.proj = nn.Conv2d(channels, channels, kernel_size=1)
         self.proj_drop = nn.Dropout(options.number("proj_drop", proj_drop, below=1.0))
         self.focal_layers = nn.ModuleList(nn.Sequential(_gather(channels, k, context), nn.GELU()) for k in self.kernels)
+        # Draws nothing, so that all other weights start as they do without it.
+        self.context_norm = nn.BatchNorm2d(channels) if global_norm == "batch" else None
         eps = options.number("ln_eps", ln_eps, above=0.0)
         post = options.flag("use_postln_in_modulation", use_postln_in_modulation)
         self.ln = ChannelLayerNorm(channels, eps=eps) if post else nn.Identity()
@@ -194,7 +209,9 @@ class FocalModulation(nn.Module):
             Feature map [B, C, h, w].
         """
         query, z, gates = self._project(x)
-        modulator = self._modulate(aggregated(z, gates, self.focal_layers, recompute=self.recompute, **self._chosen()))
+        finish = self._finish if self._finishes() else None
+        summed = aggregated(z, gates, self.focal_layers, recompute=self.recompute, finish=finish, **self._chosen())
+        modulator = self._modulate(summed)
         if self.interaction == "dw_convnet":
             y = self.q(self.act(modulator))
         else:
@@ -211,7 +228,8 @@ class FocalModulation(nn.Module):
             Query, contexts, gates and modulator.
         """
         query, z, gates = self._project(x)
-        found = list(contexts(z, self.focal_layers, **self._chosen()))
+        finish = partial(self._finish, seen=False) if self._finishes() else None
+        found = list(contexts(z, self.focal_layers, finish=finish, **self._chosen()))
         modulator = self._modulate(total(found, gates)).expand_as(z)
         return FocalParts(query if query.shape[1] else None, found, gates, modulator)
 
@@ -227,6 +245,24 @@ class FocalModulation(nn.Module):
     def _chosen(self) -> dict[str, bool]:
         """Which contexts are aggregated."""
         return {"top_only": self.top_only, "global_context": self.global_context}
+
+    def _finishes(self) -> bool:
+        return self.context_norm is not None or self.global_scale != 1
+
+    def _finish(self, mean: Tensor, seen: bool = True) -> Tensor:
+        """The global context [B, C, 1, 1] of the mean of the last level [B, C, 1, 1].
+
+        Unless it is `seen`, the running mean and variance of a norm in training are left as they are.
+        """
+        context, norm = F.gelu(mean if self.global_scale == 1 else mean * self.global_scale), self.context_norm
+        if norm is None:
+            return context
+        # A norm that several processes share, of another class, sees their images too.
+        if self.training and type(norm) is nn.BatchNorm2d and len(context) < 2:
+            raise ValueError("global_norm='batch': a training step of one image has no variance; allowed are two or more")
+        if self.training and not seen:
+            return F.batch_norm(context, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+        return norm(context)
 
     def _modulate(self, summed: Tensor) -> Tensor:
         """The modulator [B, C, h, w], or [B, C, 1, 1] for the global context alone without gating."""

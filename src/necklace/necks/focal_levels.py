@@ -6,9 +6,11 @@
 on the CPU by one autograd function. That keeps the convolutions' outputs alone, or nothing, where the plain form keeps each
 context beside them; in backward it computes the contexts anew, and each gradient in one pass. Forward, it adds each product in
 place. Its total and gradients differ from the plain form's by rounding.
+
+A global context that is normalised or scaled (`finish`) is added outside of that function, which then gives the mean as well.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -31,8 +33,13 @@ from necklace.necks.depthwise import (
     weight_gradient,
 )
 
+Finish = Callable[[Tensor], Tensor]
+"""Makes the global context [B, C, 1, 1] of the mean [B, C, 1, 1] of the last level."""
 
-def contexts(z: Tensor, layers: nn.ModuleList, *, top_only: bool, global_context: bool) -> Iterator[Tensor]:
+
+def contexts(
+    z: Tensor, layers: nn.ModuleList, *, top_only: bool, global_context: bool, finish: Finish | None = None
+) -> Iterator[Tensor]:
     """Yield the contexts to aggregate one by one, so that a caller need not hold all of them at once.
 
     Args:
@@ -40,13 +47,15 @@ def contexts(z: Tensor, layers: nn.ModuleList, *, top_only: bool, global_context
         layers: The operator of each level.
         top_only: Leave out all levels but the last.
         global_context: Whether the map's mean [B, C, 1, 1] comes last.
+        finish: Makes the context of the mean; None for its GELU.
     """
     for number, layer in enumerate(layers, 1):
         z = layer(z)
         if not top_only or number == len(layers):
             yield z
     if global_context:
-        yield F.gelu(z.mean(dim=(2, 3), keepdim=True))
+        mean = z.mean(dim=(2, 3), keepdim=True)
+        yield F.gelu(mean) if finish is None else finish(mean)
 
 
 def total(found: Iterable[Tensor], gates: Tensor | None) -> Tensor:
@@ -63,7 +72,14 @@ def total(found: Iterable[Tensor], gates: Tensor | None) -> Tensor:
 
 
 def aggregated(
-    z: Tensor, gates: Tensor | None, layers: nn.ModuleList, *, top_only: bool, global_context: bool, recompute: bool
+    z: Tensor,
+    gates: Tensor | None,
+    layers: nn.ModuleList,
+    *,
+    top_only: bool,
+    global_context: bool,
+    recompute: bool,
+    finish: Finish | None = None,
 ) -> Tensor:
     """`total` of `contexts`, by the fastest way that there is.
 
@@ -75,7 +91,13 @@ def aggregated(
         global_context: Whether the map's mean is a context.
         recompute: Keep nothing but z and gates for backward, and compute the rest again there. Not under torch.compile and
             torch.func, which decide for themselves what is kept.
+        finish: Makes the global context of the mean; None for its GELU. It is called once, outside of what is computed again.
     """
+    if finish is not None and global_context:
+        local, mean = _levels_and_mean(z, gates, layers, top_only, recompute)
+        context = finish(mean)
+        context = context if gates is None else context * gates[:, -1:]
+        return context if local is None else local + context
     if gates is not None and not top_only and _official(layers):
         weights = [parameter for layer in layers for parameter in layer.parameters()]
         if eager(z, *weights) and z.numel() >= depthwise.LEAST:
@@ -85,6 +107,29 @@ def aggregated(
 
     def plain(z: Tensor, gates: Tensor | None) -> Tensor:
         return total(contexts(z, layers, top_only=top_only, global_context=global_context), gates)
+
+    if recompute and torch.is_grad_enabled() and not transformed():
+        return checkpoint(plain, z, gates, use_reentrant=False, preserve_rng_state=False)
+    return plain(z, gates)
+
+
+def _levels_and_mean(
+    z: Tensor, gates: Tensor | None, layers: nn.ModuleList, top_only: bool, recompute: bool
+) -> tuple[Tensor | None, Tensor]:
+    """The gated sum of the levels alone [B, C, h, w], None where there are none, and the mean of the last [B, C, 1, 1]."""
+    if not len(layers):
+        return None, z.mean((2, 3), keepdim=True)
+    gates = None if gates is None else gates[:, :-1]
+    if gates is not None and not top_only and _official(layers):
+        weights = [parameter for layer in layers for parameter in layer.parameters()]
+        if eager(z, *weights) and z.numel() >= depthwise.LEAST:
+            if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (z, gates, *weights)):
+                return _Levels.apply(None, recompute, z, gates, *weights)
+            return _levels_without_gradient(z, gates, weights)
+
+    def plain(z: Tensor, gates: Tensor | None) -> tuple[Tensor, Tensor]:
+        found = list(contexts(z, layers, top_only=top_only, global_context=False))
+        return total(found, gates), found[-1].mean((2, 3), keepdim=True)
 
     if recompute and torch.is_grad_enabled() and not transformed():
         return checkpoint(plain, z, gates, use_reentrant=False, preserve_rng_state=False)
@@ -111,12 +156,18 @@ def _hooked(module: nn.Module) -> bool:
 
 def _without_gradient(z: Tensor, gates: Tensor, weights: Sequence[Tensor], global_context: bool) -> Tensor:
     """The total, with each context written over its convolution's output."""
+    result, mean = _levels_without_gradient(z, gates, weights)
+    with torch.autocast("cpu", enabled=False):
+        return _added(result, F.gelu(mean), gates[:, -1:]) if global_context else result
+
+
+def _levels_without_gradient(z: Tensor, gates: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     result = None
     with torch.autocast("cpu", enabled=False):
         for n, weight in enumerate(weights):
             z = torch.ops.aten.gelu_(convolve(z, weight.to(z.dtype)))
             result = _added(result, z, gates[:, n : n + 1])
-        return _added(result, F.gelu(z.mean((2, 3), keepdim=True)), gates[:, -1:]) if global_context else _some(result)
+        return _some(result), z.mean((2, 3), keepdim=True)
 
 
 def _added(result: Tensor | None, context: Tensor, gate: Tensor) -> Tensor:
@@ -128,20 +179,22 @@ def _some(result: Tensor | None) -> Tensor:
     return result
 
 
-def _differentiable(z: Tensor, gates: Tensor, weights: Iterable[Tensor], global_context: bool) -> Tensor:
-    """The total by operators that can be differentiated twice."""
+def _differentiable(z: Tensor, gates: Tensor, weights: Iterable[Tensor], global_context: bool | None) -> tuple[Tensor, ...]:
+    """The outputs of `_Levels` by operators that can be differentiated twice."""
     found = []
     for weight in weights:
         z = F.gelu(convolve(z, weight.to(z.dtype)))
         found.append(z)
-    return total([*found, F.gelu(z.mean((2, 3), keepdim=True))] if global_context else found, gates)
+    if global_context is None:
+        return total(found, gates), z.mean((2, 3), keepdim=True)
+    return (total([*found, F.gelu(z.mean((2, 3), keepdim=True))] if global_context else found, gates),)
 
 
 class _Levels(torch.autograd.Function):
-    """The total of all levels, gated; see the module's words."""
+    """The total of all levels, gated; see the module's words. With None for `global_context` also the last level's mean."""
 
     @staticmethod
-    def forward(ctx: Any, global_context: bool, recompute: bool, z: Tensor, gates: Tensor, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, global_context: bool | None, recompute: bool, z: Tensor, gates: Tensor, *weights: Tensor) -> Any:
         ctx.global_context = global_context
         inputs, convolved, result = (z, gates, *weights), [], None
         with torch.autocast("cpu", enabled=False):
@@ -149,12 +202,11 @@ class _Levels(torch.autograd.Function):
                 convolved.append(convolve(z, weight.to(z.dtype)))
                 z = F.gelu(convolved[-1])
                 result = _added(result, z, gates[:, n : n + 1])
-            mean = None
+            mean = None if global_context is False else z.mean((2, 3), keepdim=True)
             if global_context:
-                mean = z.mean((2, 3), keepdim=True)
-                result = _added(result, F.gelu(mean), gates[:, -1:])
-        ctx.save_for_backward(mean, *inputs, *([] if recompute else convolved))
-        return _some(result)
+                result = _added(result, F.gelu(_some(mean)), gates[:, -1:])
+        ctx.save_for_backward(mean if global_context else None, *inputs, *([] if recompute else convolved))
+        return (_some(result), mean) if global_context is None else _some(result)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -163,13 +215,13 @@ class _Levels(torch.autograd.Function):
         weights, convolved = saved[:levels], saved[levels:]
         needed = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled():  # for a second derivative
-            result = _differentiable(z, gates, weights, ctx.global_context)
-            return None, None, *gradients_of(result, (z, gates, *weights), needed, grads[0])
+            results = _differentiable(z, gates, weights, ctx.global_context)
+            return None, None, *gradients_of(results, (z, gates, *weights), needed, grads)
         with torch.autocast("cpu", enabled=False):
             cast = [weight.to(z.dtype) for weight in weights]
             if not convolved:
                 convolved = _convolved(z, cast)
-            found = _backward(grads[0], mean, z, gates, cast, convolved, needed)
+            found = _backward(grads, mean, z, gates, cast, convolved, needed)
             pairs = zip(found[2:], weights, strict=True)
             return None, None, *found[:2], *(g if g is None else g.to(w.dtype) for g, w in pairs)
 
@@ -197,7 +249,7 @@ def _through_gelu(grad: Tensor, z: Tensor) -> Tensor:
 
 
 def _backward(
-    grad: Tensor,
+    grads: tuple[Tensor, ...],
     mean: Tensor | None,
     start: Tensor,
     gates: Tensor,
@@ -205,11 +257,12 @@ def _backward(
     convolved: list[Tensor],
     needed: tuple[bool, ...],
 ) -> list[Tensor | None]:
-    """The gradients of z, gates and each weight, from the total's; None for a weight that needs none."""
+    """The gradients of z, gates and each weight, from those of the outputs; None for a weight that needs none."""
+    grad, *of_mean = grads
     levels = len(weights)
     of_gates = gates.new_empty(gates.shape)
     of_weights: list[Tensor | None] = [None] * levels
-    z, of_z = F.gelu(convolved[-1]), None
+    z, of_z = F.gelu(convolved[-1]), of_mean[0] / (grad.shape[2] * grad.shape[3]) if of_mean else None
     if mean is not None:
         # Sums over channels and over positions, as products of matrices: nothing of a map's size is written.
         flat, gate = grad.flatten(2), gates[:, levels:].flatten(2)

@@ -28,6 +28,7 @@ RUN: dict[str, Kind] = {
     "rerun": one_of(True, False, "stale", "failed"),
     "callbacks.gates": whole(0),
     "callbacks.pictures": FLAG,
+    "callbacks.knockout": FLAG,
 }
 # Parts of a config that are made from a `_target_`; all but the logger have to be there.
 PARTS = ("backbone", "neck", "head", "task", "optimizer", "schedule", "data.source", "data.sizes", "logger")

@@ -14,7 +14,7 @@ from necklace.options.signatures import Argument, arguments
 SET_BY_THE_RUN = {
     "max_epochs": "epochs= says how long a run trains",
     "logger": "logger= chooses it (wandb, csv, none)",
-    "callbacks": "the run has its own; see callbacks.gates and callbacks.pictures",
+    "callbacks": "the run has its own; see callbacks.gates, callbacks.pictures and callbacks.knockout",
     "plugins": "the run has its own",
     "default_root_dir": "outputs= and study= say where a run's folder is",
     "num_sanity_val_steps": "a run has no sanity check; trainer.fast_dev_run=true tries a few batches",

@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from necklace.results.evidence import evidence_interval
 from necklace.results.noise import components, noise_notes
 from necklace.results.notes import notes_below
 from necklace.results.results import Control, Results, Row, RowCost, SamePair, metric_by_seed
+from necklace.results.rulings import with_verdicts
 from necklace.results.stats import Difference, Interval, holm, image_interval, paired_difference, summarise
 from necklace.seeding import numpy_generator
 from necklace.study.store import StudyInfo, StudyRecords, StudyRun
@@ -45,6 +46,7 @@ def analyse(study: StudyRecords, differences: list[str] | None = None) -> Result
     rows = [_row(name, runs, study, chosen[name]) for name in info.rows]
     rows = _with_holm(rows, info.baseline)
     rows = [replace(row, control=_control(row, rows, info)) for row in rows]
+    rows = with_verdicts(rows, study)
     values = metric_by_seed(runs[info.baseline], info.metric) if info.baseline else {}
     noise = summarise(np.array(list(values.values()))).sd if values else None
     same = _same_pair(runs, chosen, info)
@@ -59,6 +61,7 @@ def analyse(study: StudyRecords, differences: list[str] | None = None) -> Result
             shlex.join(["python", "ablate.py", info.name, *more])
             for more in (info.arguments, ["--verify"], ["--reproduce", "1"])
         ),
+        setting=study.rules.settings[-1] if study.rules and info.baseline else None,
     )
 
 
@@ -153,21 +156,35 @@ def _with_holm(rows: Sequence[Row], baseline: str | None) -> list[Row]:
 
 
 def _control(row: Row, rows: Sequence[Row], info: StudyInfo) -> Control | None:
-    """The matched row whose neck has the row's size, the nearest if there are several, and the difference to it."""
-    if row.cost is None or row.name in info.controls:
+    """The matched row whose neck has the row's size, and the difference to it."""
+    necks = {
+        other.name: {"params": other.cost.neck_params, "macs": other.cost.neck_macs} for other in rows if other.cost is not None
+    }
+    name = control_of(row.name, necks, info.controls)
+    if name is None:
+        return None
+    runs = next(other.runs for other in rows if other.name == name)
+    difference = _paired(row.runs, runs, info.metric, f"{row.name} to {name}")
+    return Control(name, difference) if difference else None
+
+
+def control_of(row: str, necks: Mapping[str, Mapping[str, int]], controls: Mapping[str, str]) -> str | None:
+    """The matched row whose neck has a row's size, the nearest if there are several; None for matched rows, and without one.
+
+    Args:
+        row: Name of the row.
+        necks: Row to `params` and `macs` of its neck, of the rows where they are known.
+        controls: Matched row to what was matched, `params` or `macs`.
+    """
+    if row not in necks or row in controls:
         return None
     distances = {}
-    for other in rows:
-        matched = info.controls.get(other.name)
-        if matched and other.cost:
-            own, its = (getattr(cost, f"neck_{matched}") for cost in (row.cost, other.cost))
-            distances[other.name] = abs(its / own - 1) if own else math.inf
+    for other, matched in controls.items():
+        if other in necks:
+            own, its = necks[row][matched], necks[other][matched]
+            distances[other] = abs(its / own - 1) if own else math.inf
     nearest = min(distances, key=distances.__getitem__, default=None)
-    if nearest is None or distances[nearest] > MATCH_WITHIN:
-        return None
-    runs = next(other.runs for other in rows if other.name == nearest)
-    difference = _paired(row.runs, runs, info.metric, f"{row.name} to {nearest}")
-    return Control(nearest, difference) if difference else None
+    return None if nearest is None or distances[nearest] > MATCH_WITHIN else nearest
 
 
 def _same_pair(runs: Runs, chosen: dict[str, dict[str, Any]], info: StudyInfo) -> SamePair | str | None:

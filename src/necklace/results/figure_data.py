@@ -9,9 +9,11 @@ from itertools import groupby
 from typing import Any
 
 from necklace.results.inside_figures import fields_data, gates_data
+from necklace.results.knockout_figure import knockout_data
 from necklace.results.noise_figure import noise_data
 from necklace.results.results import Results, Row
 from necklace.results.stats import Interval
+from necklace.results.verdicts import Verdict
 
 Data = dict[str, Any]
 
@@ -29,33 +31,44 @@ def figure_data(results: Results) -> dict[str, Data]:
         Name to data, of the figures with any value; shares are in percent:
         `differences`: to the `baseline`, in percentage points: `mean`, `t` (the interval over seeds) and `images` (the interval
         over test images for these weights), each [low, high]; `finished` runs; `noise` is the baseline's standard deviation.
+        Both this and `controls` have, in a study with verdicts, its `margin`, its `rule` and each row's `verdict`; by the rule
+        `anytime` they have the interval `anytime`, which may be looked at after every seed, in place of `t`.
         `controls`: to `control`, the row that has the neck's size, of the rows that have one: `mean` and `t`.
         `params` and `latency`: `x` (parameters; ms for one image), `mean`, `sd`, and `front`: no other row is better in one of
         metric and cost without being worse in the other.
         `curves`: the val metric after `epoch` epochs, as `mean`, `low` and `high` over seeds, for epochs that all runs of a row
         have.
-        `gates` and `fields`: see `inside_figures`.
         `noise`: see `noise_figure`.
+        `gates` and `fields`: see `inside_figures`; `knockout`: see `knockout_figure`.
         `sizes`: the test metric by `side` of the test images in pixels, as `mean`, `low` and `high` over seeds.
     """
     rows = {
-        "differences": [_difference(row) for row in results.rows if row.name != results.study.baseline],
-        "controls": [_to_control(row) for row in results.rows if row.control],
+        "differences": [
+            _decided(_difference(row), row.verdict, results.anytime)
+            for row in results.rows
+            if row.name != results.study.baseline
+        ],
+        "controls": [_decided(_to_control(row), row.control.verdict, results.anytime) for row in results.rows if row.control],
         "params": _with_front([_point(row, row.cost.params if row.cost else None) for row in results.rows]),
         "latency": _with_front([_point(row, row.cost.latency_ms if row.cost else None) for row in results.rows]),
         "curves": [_curve(row, _val_metric(results)) for row in results.rows],
         "sizes": [_sizes(row, results.study.metric) for row in results.rows],
         "gates": gates_data(results.rows),
+        "knockout": knockout_data(results.rows),
         "fields": fields_data(results.rows),
         "noise": noise_data(results),
     }
+    metrics = {"curves": _val_metric(results), "knockout": next((row["metric"] for row in rows["knockout"]), "")}
     data: dict[str, Data] = {
-        name: {"metric": _val_metric(results) if name == "curves" else results.study.metric, "rows": found}
+        name: {"metric": metrics.get(name, results.study.metric), "rows": found}
         for name, found in rows.items()
         if any(row["mean"] not in (None, []) for row in found)
     }
     for name in data.keys() & {"differences", "curves", "sizes"}:
         data[name] |= {"baseline": results.study.baseline}
+    if results.setting:
+        for name in data.keys() & {"differences", "controls"}:
+            data[name] |= {"margin": results.setting.margin, "rule": results.setting.rule}
     if "differences" in data:
         data["differences"] |= {"noise": _percent(results.noise)}
     return data
@@ -72,6 +85,15 @@ def _difference(row: Row) -> Data:
         "t": _ends(difference.interval) if difference else None,
         "images": _ends(row.images),
     }
+
+
+def _decided(row: Data, found: Verdict | None, anytime: bool) -> Data:
+    """A row's difference with its verdict, and the interval that the verdict holds for."""
+    if anytime:
+        row = {name: value for name, value in row.items() if name != "t"}
+        bounded = found is not None and math.isfinite(found.low)
+        row |= {"anytime": [_rounded(found.low), _rounded(found.high)] if found and bounded else None}
+    return row if found is None else row | {"verdict": found.kind}
 
 
 def _to_control(row: Row) -> Data:

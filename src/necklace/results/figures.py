@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -29,6 +30,7 @@ from necklace.plotting import (
 from necklace.results.bands import draw_curves, draw_sizes, row_count, row_note
 from necklace.results.figure_data import Data, figure_data
 from necklace.results.inside_figures import draw_fields, draw_gates
+from necklace.results.knockout_figure import draw_knockout
 from necklace.results.noise_figure import draw_noise
 from necklace.results.results import Results
 
@@ -82,8 +84,9 @@ def _draw_differences(data: Data) -> Figure:
     rows = data["rows"][:MOST_ROWS]
     figure, axes, places = row_axes([row["name"] for row in rows], [row_count(row) for row in rows], 1.4)
     axes.axvline(0, color=GREY, linewidth=0.8, zorder=1)
+    _draw_margin(axes, data)
     if data["noise"] is not None:
-        axes.axvspan(-data["noise"], data["noise"], color="#DDDDDD", linewidth=0, zorder=0)
+        _draw_noise(axes, data)
     for y, row in zip(places, rows, strict=True):
         if row["images"] is not None:
             axes.plot(row["images"], [y + 0.1] * 2, color=COLOURS[6], linewidth=1, marker="|", markersize=4, zorder=3)
@@ -96,17 +99,17 @@ def _draw_differences(data: Data) -> Figure:
     entries: list[tuple[Artist, list[str]]] = [
         (
             Line2D([], [], color=COLOURS[0], linewidth=2, marker="o", markersize=5),
-            fitted_lines(f"to {data['baseline']}: mean, 95 % t interval over seeds", LEGEND, 2),
+            fitted_lines(f"to {data['baseline']}: mean, {_interval_name(data)} over seeds", LEGEND, 2),
         ),
+        *_verdict_entries(rows, data, COLOURS[0], "o"),
         (
             Line2D([], [], color=COLOURS[6], linewidth=1, marker="|", markersize=4),
             ["95 % interval over test images, for these weights"],
         ),
     ]
     if data["noise"] is not None:
-        entries.append(
-            (Patch(color="#DDDDDD"), fitted_lines(f"± sd between seeds of {data['baseline']}: {data['noise']:.2g}", LEGEND, 2))
-        )
+        sign = Line2D([], [], color=GREY, linewidth=1, linestyle=":") if "margin" in data else Patch(color="#DDDDDD")
+        entries.append((sign, fitted_lines(f"± sd between seeds of {data['baseline']}: {data['noise']:.2g}", LEGEND, 2)))
     add_legend(figure, entries, len(data["rows"]))
     return figure
 
@@ -116,21 +119,73 @@ def _draw_controls(data: Data) -> Figure:
     names = [f"{row['name']} to {row['control']}" for row in rows]
     figure, axes, places = row_axes(names, [row_count(row) for row in rows], 1.1)
     axes.axvline(0, color=GREY, linewidth=0.8, zorder=1)
+    _draw_margin(axes, data)
     for y, row in zip(places, rows, strict=True):
         _draw_difference(axes, y, row, COLOURS[4], "s")
     axes.set(xlabel=f"difference in {data['metric']}, percentage points")
     axes.grid(axis="x", alpha=0.3)
-    sign = Line2D([], [], color=COLOURS[4], linewidth=2, marker="s", markersize=5)
-    add_legend(figure, [(sign, ["to the control of its own size: mean,", "95 % t interval over seeds"])], len(data["rows"]))
+    colour = COLOURS[0] if "margin" in data else COLOURS[4]
+    sign = Line2D([], [], color=colour, linewidth=2, marker="s", markersize=5)
+    entries: list[tuple[Artist, list[str]]] = [
+        (sign, ["to the control of its own size: mean,", f"{_interval_name(data)} over seeds"]),
+        *_verdict_entries(rows, data, colour, "s"),
+    ]
+    add_legend(figure, entries, len(data["rows"]))
     return figure
 
 
+# Of verdicts: blue and vermilion are told apart by those who see red and green as one; an undecided mark is hollow.
+_VERDICTS = {"better": COLOURS[6], "worse": COLOURS[4], "equal": COLOURS[3], "undecided": GREY}
+_MARGIN = "#E4EEF6"
+
+
+def _interval_name(data: Data) -> str:
+    return "interval at any number of seeds" if data.get("rule") == "anytime" else "95 % t interval"
+
+
+def _draw_margin(axes: Axes, data: Data) -> None:
+    """The differences that do not matter, as a band."""
+    if "margin" in data:
+        axes.axvspan(-data["margin"], data["margin"], color=_MARGIN, linewidth=0, zorder=0)
+
+
+def _draw_noise(axes: Axes, data: Data) -> None:
+    """The baseline's spread between seeds: a band, or two lines where the margin has one."""
+    if "margin" not in data:
+        axes.axvspan(-data["noise"], data["noise"], color="#DDDDDD", linewidth=0, zorder=0)
+        return
+    for x in (-data["noise"], data["noise"]):
+        axes.axvline(x, color=GREY, linewidth=1, linestyle=":", zorder=1)
+
+
+def _verdict_entries(rows: list[Data], data: Data, colour: str, marker: str) -> list[tuple[Artist, list[str]]]:
+    """What the colours and the margin's band mean."""
+    if "margin" not in data:
+        return []
+    found = [kind for kind in _VERDICTS if any(row.get("verdict") == kind for row in rows)]
+    words = {"equal": "equal within the margin"}
+    return [
+        *(
+            (Line2D([], [], color=_VERDICTS[kind], linewidth=2, markersize=5, **_mark(kind, marker)), [words.get(kind, kind)])
+            for kind in found
+        ),
+        (Patch(color=_MARGIN), [f"margin: ± {data['margin']:g} points"]),
+    ]
+
+
+def _mark(kind: str | None, marker: str) -> dict[str, Any]:
+    return {"marker": marker} | ({"markerfacecolor": "white"} if kind == "undecided" else {})
+
+
 def _draw_difference(axes: Axes, y: float, row: Data, colour: str, marker: str) -> None:
-    """The mean of a row's differences with its interval over seeds, as far as it has them."""
-    if row["t"] is not None:
-        axes.plot(row["t"], [y, y], color=colour, linewidth=2, zorder=3, solid_capstyle="butt")
+    """The mean of a row's differences with its interval over seeds, as far as it has them, in the colour of its verdict."""
+    kind = row.get("verdict")
+    colour = _VERDICTS[kind] if kind else colour
+    interval = row.get("anytime", row.get("t"))
+    if interval is not None:
+        axes.plot(interval, [y, y], color=colour, linewidth=2, zorder=3, solid_capstyle="butt")
     if row["mean"] is not None:
-        axes.plot(row["mean"], y, color=colour, marker=marker, markersize=5, zorder=4)
+        axes.plot(row["mean"], y, color=colour, markersize=5, zorder=4, **_mark(kind, marker))
 
 
 def _draw_params(data: Data) -> Figure:
@@ -191,6 +246,7 @@ _DRAW: dict[str, Callable[[Data], Figure]] = {
     "curves": draw_curves,
     "sizes": draw_sizes,
     "gates": draw_gates,
+    "knockout": draw_knockout,
     "fields": draw_fields,
     "noise": draw_noise,
 }

@@ -6,7 +6,6 @@ row.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from necklace.record import Record
 from necklace.results.methods_recipe import data_sentences, model_sentences, said, training_sentences
@@ -15,7 +14,7 @@ from necklace.results.recipe import at, commits, records
 from necklace.results.results import Results, Row
 from necklace.results.stats import seeds_needed
 from necklace.results.streams import streams_sentences
-from necklace.study.study_file import TASK_METRICS
+from necklace.study.metrics import TASK_METRICS
 
 # Metrics in words.
 METRICS = {
@@ -160,7 +159,7 @@ def _fixed_rule(compared: Sequence[Row], rows: int) -> list[Sentence]:
 
 def _rule(results: Results) -> list[Sentence]:
     """How verdicts were made, where the results have a rule for them."""
-    setting: Any = getattr(results, "setting", None)
+    setting = results.setting
     if setting is None:
         return []
     margin, alpha = f"{setting.margin:g} points", f"{setting.alpha:g}"

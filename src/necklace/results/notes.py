@@ -7,6 +7,7 @@ from necklace.data.reasons import skipped_phrase
 from necklace.results.results import Row, SamePair
 from necklace.results.stats import seeds_needed, smallest_p
 from necklace.results.streams import streams_notes
+from necklace.study.rules import CONTROL, Setting
 from necklace.study.store import StudyRecords, StudyRun
 
 
@@ -24,7 +25,8 @@ def notes_below(
     """
     return (
         *_noise(same, noise, rows),
-        *_power(rows, study.info.baseline),
+        *_verdicts(study, rows),
+        *([] if _anytime(study) else _power(rows, study.info.baseline)),
         *_equal_differences(rows),
         *streams_notes(rows),
         *_controls(rows),
@@ -98,6 +100,65 @@ def _power(rows: Sequence[Row], baseline: str | None) -> list[str]:
         "out 0 all the same: it takes the differences of the seeds to be normally distributed, which so few cannot show, while "
         "the exact test assumes nothing of the kind."
     ]
+
+
+def _anytime(study: StudyRecords) -> bool:
+    return study.rules is not None and study.rules.settings[-1].rule == "anytime"
+
+
+def _verdicts(study: StudyRecords, rows: Sequence[Row]) -> list[str]:
+    """What decides, what it took into account, and what changed after there were results."""
+    if study.rules is None or study.info.baseline is None:
+        return []
+    settings, now = study.rules.settings, study.rules.settings[-1]
+    if _anytime(study):
+        how = "anytime-valid intervals (a paired t confidence sequence), so the number of seeds may depend on the results"
+        normal = "They take the differences of the seeds to be normally distributed."
+    else:
+        how = "t intervals at the number of seeds that was set, where so many could carry a star as well"
+        normal = "Seeds that are added because of what was seen make them wrong more often than alpha says."
+    notes = [
+        f"Verdicts: {how}; margin {now.margin:g} points, alpha {now.alpha:g} over {len(study.rules.compared)} comparisons "
+        f"and all that come later. {normal}"
+    ]
+    gone = {(one.row, one.to) for one in study.rules.compared} - {
+        (row, to) for row in study.info.rows for to in (study.info.baseline, CONTROL)
+    }
+    if gone:
+        names = ", ".join(sorted({row for row, _ in gone})[:3]) + (" and others" if len({row for row, _ in gone}) > 3 else "")
+        notes.append(f"{len(gone)} of the comparisons are not in the table any more, and count all the same: {names}.")
+    later = sum(one.earlier > 0 for one in study.rules.compared)
+    if later:
+        notes.append(f"{later} of the comparisons were taken up after there were results, and have a smaller share of alpha.")
+    for before, after in zip((None, *settings), settings, strict=False):
+        if after.records:
+            notes.append(_changed(before, after))
+    for row, seeds in study.rules.left_out.items():
+        listed = ", ".join(map(str, seeds))
+        notes.append(
+            f"{row}, seed{'s' * (len(seeds) > 1)} {listed}: finished, and left out of the table. A choice of seeds is no "
+            "sample, so this row's comparisons are undecided."
+        )
+    same = [row.name for row in rows if row.verdict and row.verdict.one_computation]
+    if same:
+        notes.append(f"{'; '.join(same)}: the baseline's weights, bit for bit, on every seed: they are one computation.")
+    return notes
+
+
+def _changed(before: Setting | None, after: Setting) -> str:
+    """When a setting was made that does not stand since before the first result."""
+    when = f"after {after.records} run{'s' * (after.records > 1)} had finished"
+    if before is None:
+        return (
+            f"Rule ({after.rule}), margin ({after.margin:g}) and alpha ({after.alpha:g}) were set {when}, not before the first."
+        )
+    names = [name for name in ("rule", "margin", "alpha") if getattr(before, name) != getattr(after, name)]
+    parts = [f"{name} from {_plain(getattr(before, name))} to {_plain(getattr(after, name))}" for name in names]
+    return f"Changed {when}: {', '.join(parts)}."
+
+
+def _plain(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _equal_differences(rows: Sequence[Row]) -> list[str]:

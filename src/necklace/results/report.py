@@ -13,6 +13,7 @@ from necklace.results.figure_data import Data, figure_data
 from necklace.results.figures import render
 from necklace.results.recipe import commits, recipe
 from necklace.results.results import Results, metric_by_seed
+from necklace.results.rulings import sentences
 from necklace.results.table import TableText, mean_text
 
 # Heading and caption of each figure, in the order of the page.
@@ -20,7 +21,7 @@ _FIGURES = {
     "differences": (
         "Difference to the baseline",
         "Mean of the differences paired by seed, in percentage points. The thick bar is the 95 % interval over seeds; the thin "
-        "bar is the 95 % interval over test images, for these weights. The band is the spread of the baseline between seeds.",
+        "bar is the 95 % interval over test images, for these weights.",
     ),
     "controls": (
         "Difference to the control of its own size",
@@ -49,6 +50,13 @@ _FIGURES = {
         "Gates of the focal layers",
         "Over all of val, with the weights that val chose; mean over seeds. Contribution: the norm of gate times context, "
         "which the modulator adds up. Gates are signed and unbounded, so their own sum says less.",
+    ),
+    "knockout": (
+        "What matters in the neck",
+        "A gate says what flows; a drop says what matters. Left: each level's share of the contribution. Right: how much the "
+        "metric of val drops when the level, or pool, is silenced (bar) or replaced by its mean over images (circle), with the "
+        "trained weights. Much may flow that the net does not need, and little that it does. Mean over seeds, with the range "
+        "over seeds; of one seed, the 95 % interval over images.",
     ),
     "fields": (
         "Receptive fields",
@@ -90,18 +98,36 @@ def report_html(results: Results, table: TableText) -> str:
         table=table,
         recipe=recipe(results),
         commits=commits(results),
-        figures=[(name, *texts, _inline(name, data[name], texts[0])) for name, texts in _FIGURES.items() if name in data],
+        figures=[
+            (name, title, _figure_caption(name, caption, results), _inline(name, data[name], title))
+            for name, (title, caption) in _FIGURES.items()
+            if name in data
+        ],
         pictures=[
             (run.row, run.seed, [(_caption(name), _png(content)) for name, content in run.thumbnails.items()])
             for run in runs
             if run.thumbnails
         ],
         runs=len(runs),
+        answer=sentences(results),
         largest_gap=max(map(abs, results.same.gaps.values())) if results.same else None,
         missing=[run for run in runs if run.record is None],
         by_class=_by_class(results),
         by_class_shows="Accuracy" if _kind(results) == "class_acc" else "Average precision",
     )
+
+
+def _figure_caption(name: str, caption: str, results: Results) -> str:
+    """A figure's caption with what its bands mean."""
+    if name not in ("differences", "controls"):
+        return caption
+    if results.setting:
+        caption += " The band is the margin: what lies within it does not matter. A colour is a verdict."
+    if name == "differences":
+        caption += f" The {'dotted lines are' if results.setting else 'band is'} the spread of the baseline between seeds."
+    if results.anytime:
+        caption = caption.replace("the 95 % interval over seeds", "the interval over seeds that holds at any number of them")
+    return caption
 
 
 def _by_class(results: Results) -> list[tuple[str, ...]]:

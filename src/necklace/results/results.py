@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from necklace.results.stats import Difference, Interval, Summary
+from necklace.results.verdicts import Verdict
+from necklace.study.rules import Setting
 from necklace.study.store import StudyInfo, StudyRun
 
 
@@ -37,10 +39,12 @@ class Control:
     Attributes:
         name: Name of the matched row.
         difference: The row minus it, paired by seed.
+        verdict: What can be said of it; None where nothing is decided.
     """
 
     name: str
     difference: Difference
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Row:
         by_size: Side of the test images in pixels to the metric's mean over seeds, where the study tests several sizes.
         cost: None if no run finished.
         chosen: What was chosen for this row on val, such as `{"optimizer.lr": 0.003}`.
+        verdict: What can be said of the difference to the baseline; None without one, and where nothing is decided.
     """
 
     name: str
@@ -88,6 +93,7 @@ class Row:
     by_size: dict[int, float]
     cost: RowCost | None
     chosen: dict[str, float | str]
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,7 @@ class Results:
         notes: Sentences below the table: allowed differences, missing runs, the limits of so few seeds.
         hardware: Where the runs were made, in words.
         commands: How to reproduce, a shell command each.
+        setting: By which rule, margin and alpha its verdicts are; None where there are none.
     """
 
     study: StudyInfo
@@ -111,6 +118,12 @@ class Results:
     notes: tuple[str, ...]
     hardware: str
     commands: tuple[str, ...]
+    setting: Setting | None = None
+
+    @property
+    def anytime(self) -> bool:
+        """Whether the number of seeds may depend on the results, so that the intervals have to hold at any number."""
+        return self.setting is not None and self.setting.rule == "anytime"
 
 
 def metric_by_seed(runs: Sequence[StudyRun], metric: str) -> dict[int, float]:

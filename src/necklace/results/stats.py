@@ -93,9 +93,6 @@ def summarise(values: np.ndarray) -> Summary:
 def paired_difference(row: np.ndarray, baseline: np.ndarray, generator: np.random.Generator) -> Difference:
     """Compare a row with the baseline, seed by seed.
 
-    Differences within the rounding of recorded metrics count as 0, and differences that are equal within it as equal: their
-    spread would be rounding noise, and a p value made of it absurdly small.
-
     The effect size is d_z = mean / sd of the differences times J(m) = gamma(m / 2) / (sqrt(m / 2) gamma((m - 1) / 2)) with
     m = n - 1, which makes it unbiased for normal differences (Hedges 1981, Journal of Educational Statistics 6(2), 107-128).
     For n = 2 the expectation of d_z does not exist, so there is nothing to correct.
@@ -111,13 +108,7 @@ def paired_difference(row: np.ndarray, baseline: np.ndarray, generator: np.rando
     Raises:
         ValueError: The shapes differ, are not one-dimensional or are empty, or a value is NaN or infinite.
     """
-    _check_metrics("row", row)
-    _check_metrics("baseline", baseline)
-    if row.shape != baseline.shape:
-        raise ValueError(f"row has {len(row)} seeds and baseline {len(baseline)}: a pair needs the same seeds in both")
-    exact = row.astype(np.float64) - baseline.astype(np.float64)
-    rounding = _RESOLUTION * max(np.abs(row).max(), np.abs(baseline).max())
-    differences = np.where(np.abs(exact) <= rounding, 0.0, exact)
+    differences = paired_differences(row, baseline)
     n = len(differences)
     mean = float(differences.mean())
     p_better = float(np.mean(differences > 0) + np.mean(differences == 0) / 2)
@@ -125,7 +116,7 @@ def paired_difference(row: np.ndarray, baseline: np.ndarray, generator: np.rando
         return Difference(n, mean, None, None, None, p_better, None)
     if not differences.any():
         return Difference(n, mean, None, None, 1.0, p_better, None)
-    if np.ptp(exact) <= rounding:
+    if np.ptp(differences) == 0:
         return Difference(n, mean, None, None, None, p_better, None)
     test = stats.ttest_1samp(differences, 0.0)
     t = test.confidence_interval(0.95)
@@ -144,6 +135,32 @@ def paired_difference(row: np.ndarray, baseline: np.ndarray, generator: np.rando
         p_better=p_better,
         effect_size=mean / float(differences.std(ddof=1)) * _hedges(n - 1) if n > 2 else None,
     )
+
+
+def paired_differences(row: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """A row minus the baseline, seed by seed.
+
+    Differences within the rounding of recorded metrics count as 0, and differences that are equal within it as equal: their
+    spread would be rounding noise, and a p value made of it absurdly small.
+
+    Args:
+        row: [S], the row's metric for each shared seed.
+        baseline: [S], the baseline's for the same seeds in the same order.
+
+    Returns:
+        [S], in the metric's unit.
+
+    Raises:
+        ValueError: The shapes differ, are not one-dimensional or are empty, or a value is NaN or infinite.
+    """
+    _check_metrics("row", row)
+    _check_metrics("baseline", baseline)
+    if row.shape != baseline.shape:
+        raise ValueError(f"row has {len(row)} seeds and baseline {len(baseline)}: a pair needs the same seeds in both")
+    exact = row.astype(np.float64) - baseline.astype(np.float64)
+    rounding = _RESOLUTION * max(np.abs(row).max(), np.abs(baseline).max())
+    differences = np.where(np.abs(exact) <= rounding, 0.0, exact)
+    return np.full_like(differences, differences.mean()) if np.ptp(exact) <= rounding and differences.any() else differences
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

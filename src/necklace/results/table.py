@@ -1,22 +1,19 @@
 """The tables of a study: one line for each of its rows, and runs.csv with one line for each run."""
 
-import csv
-import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from necklace.guard.text import in_markdown, on_one_line, printable
-from necklace.record import Record
+from necklace.guard.text import in_markdown, on_one_line
 from necklace.results.notes import missing_runs
 from necklace.results.results import Results, Row
 from necklace.results.stats import Difference, Interval, Summary, star, summarise
-from necklace.study.store import StudyRecords
+from necklace.results.verdicts import Verdict, in_words
 
 Column = tuple[str, list[str]]
 """A header, and a text for each row."""
@@ -58,19 +55,31 @@ def _answer_columns(results: Results) -> list[Column]:
     """The metric, and where there is a baseline, the differences to it and to the controls."""
     baseline, rows = results.study.baseline, results.rows
     compared = max(1, sum(row.name != baseline for row in rows))
-    total = len(results.study.seeds)
     columns: list[Column] = [
         ("row", [row.name for row in rows]),
-        ("n", [_count(row, total) for row in rows]),
+        ("n", [_count(row) for row in rows]),
         (f"{results.study.metric} %", [_mean(row) for row in rows]),
     ]
     if baseline is None:
         return columns
+    to_baseline = [in_words(row.verdict) if row.verdict else "" for row in rows]
+    to_control = [in_words(row.control.verdict) if row.control and row.control.verdict else "" for row in rows]
+    columns += [("difference", [_difference(row, compared, results.anytime) for row in rows])]
+    if results.anytime and results.setting:  # a t interval and a p value hold at one n alone
+        kind = f"{100 * (1 - results.setting.alpha):g} % anytime"
+        return columns + [
+            (kind, [_bounds(row.verdict) for row in rows]),
+            ("verdict", to_baseline),
+            ("to control", [_to_control(row) for row in rows]),
+            (f"{kind} to control", [_bounds(row.control.verdict if row.control else None) for row in rows]),
+            ("verdict to control", to_control),
+        ]
     return columns + [
-        ("difference", [_difference(row, compared) for row in rows]),
         ("95 % t", [_interval(row.difference.interval if row.difference else None) for row in rows]),
+        ("verdict", to_baseline),
         ("to control", [_to_control(row) for row in rows]),
         ("95 % t to control", [_interval(row.control.difference.interval if row.control else None) for row in rows]),
+        ("verdict to control", to_control),
         ("p (Holm)", ["" if row.p_holm is None else f"{row.p_holm:.2g}" for row in rows]),
     ]
 
@@ -79,9 +88,10 @@ def _further_columns(results: Results) -> list[Column]:
     """Other statistics of the differences to the baseline, and the options that were chosen for the rows."""
     rows = results.rows
     differences = [row.difference for row in rows]
+    bca = [difference.bca if difference and not results.anytime else None for difference in differences]
     return [
         ("95 % images", [_interval(row.images) for row in rows]),
-        ("95 % BCa", [_interval(difference.bca if difference else None) for difference in differences]),
+        ("95 % BCa", [_interval(interval) for interval in bca]),
         ("P(better)", [f"{difference.p_better:.2f}" if difference else "" for difference in differences]),
         ("effect", [_effect(row) for row in rows]),
         ("chosen", [", ".join(f"{key}={value}" for key, value in row.chosen.items()) for row in rows]),
@@ -112,19 +122,39 @@ def _caption(results: Results) -> str:
         if any(row.control for row in results.rows)
         else ""
     )
+    if results.anytime:
+        interval = (
+            "with an interval that holds at every number of seeds at once, and over all comparisons of the table together; "
+        )
+    else:
+        interval = (
+            "with the t interval of its mean; p: paired t test, Holm's correction over rows "
+            "(* below 0.05, where n can carry it); "
+        )
     return (
-        f"{metric} Difference to '{results.study.baseline}' in percentage points, "
-        "paired by seed, with the t interval of its mean; p: paired t test, Holm's correction over rows (* below 0.05, where n "
-        "can carry it); P(better): share of the seeds; effect: mean over standard deviation of the differences, corrected for "
-        "small n; images: the interval for these weights, over test images, without correction. "
+        f"{metric} Difference to '{results.study.baseline}' in percentage points, paired by seed, {interval}"
+        f"{_meaning_of_verdicts(results)}P(better): share of the seeds; effect: mean over standard deviation of the "
+        "differences, corrected for small n; images: the interval for these weights, over test images, without correction. "
         f"{control}Costs are for one image; "
         "latency at batch 1; peak memory of a process that trains."
     )
 
 
-def _count(row: Row, total: int) -> str:
+def _meaning_of_verdicts(results: Results) -> str:
+    """What the verdicts mean; empty without any."""
+    if results.setting is None:
+        return ""
+    margin, alpha = f"{results.setting.margin:g}", f"{results.setting.alpha:g}"
+    return (
+        f"verdict: equal where the whole interval, over all comparisons together, lies within the margin of {margin} points, "
+        f"better or worse where it leaves out 0; any of the verdicts is wrong with a probability of at most {alpha}; "
+    )
+
+
+def _count(row: Row) -> str:
+    """How many runs count, of those that were asked for, which need not be as many for each row."""
     n = row.summary.n if row.summary else 0
-    return str(n) if n == total else f"{n}/{total}"
+    return str(n) if n == len(row.runs) else f"{n}/{len(row.runs)}"
 
 
 def _mean(row: Row) -> str:
@@ -148,10 +178,10 @@ def _percent(summary: Summary) -> str:
     return f"{100 * summary.mean:.2f}{spread}"
 
 
-def _difference(row: Row, compared: int) -> str:
+def _difference(row: Row, compared: int, anytime: bool) -> str:
     if row.difference is None:
         return ""
-    starred = star(row.p_holm, row.difference.n, compared)
+    starred = not anytime and star(row.p_holm, row.difference.n, compared)
     return f"{_signed(row.difference.mean)}{'*' if starred else ''}{_pairs(row, row.difference)}"
 
 
@@ -170,6 +200,11 @@ def _effect(row: Row) -> str:
 
 def _interval(interval: Interval | None) -> str:
     return "" if interval is None else f"{_signed(interval.low)} to {_signed(interval.high)}"
+
+
+def _bounds(found: Verdict | None) -> str:
+    """The interval of a verdict; empty while there is none."""
+    return "" if found is None or math.isinf(found.low) else _interval(Interval(found.low / 100, found.high / 100))
 
 
 def _signed(share: float) -> str:
@@ -231,55 +266,15 @@ def _latex(text: str) -> str:
     return " ".join(f"${word}$" if word[:1] in "+-" and word[1:2].isdigit() else word for word in escaped.split(" "))
 
 
-SHORT = ("row", "n", "difference", "95 % t", "params")
+SHORT = ("row", "n", "difference", "95 % t", "verdict", "params")
 
 
 def terminal(table: TableText, title: str) -> Table:
     """The columns that fit into a terminal: the metric, its difference to the baseline and the parameters."""
     shown = Table(title=Text(title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    kept = [number for number, header in enumerate(table.headers) if header in SHORT or header.endswith(" %")]
+    kept = [number for number, header in enumerate(table.headers) if header in SHORT or header.endswith((" %", " % anytime"))]
     for number in kept:
         shown.add_column(table.headers[number], justify="right" if number else "left", no_wrap=number > 0)
     for row in table.rows:
         shown.add_row(*(Text(row[number]) for number in kept))
     return shown
-
-
-def runs_csv(study: StudyRecords) -> str:
-    """One line for each run, finished or not."""
-    names = sorted({name for run in study.runs if run.record for name in run.record.metrics})
-    options = list(dict.fromkeys(key for run in study.runs for key in run.choice))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "seed", *options, "run", "state", *names, *_OF_A_RECORD, "failure"])
-    for run in study.runs:
-        start = [run.row, run.seed, *(run.choice.get(key, "") for key in options), run.name, run.state]
-        if run.record is None:
-            writer.writerow([*start, *[""] * (len(names) + len(_OF_A_RECORD)), run.failure or ""])
-        else:
-            metrics = (run.record.metrics.get(name, "") for name in names)
-            writer.writerow([*start, *metrics, *_of_a_record(run.record), ""])
-    return printable(text.getvalue())
-
-
-_OF_A_RECORD = ("best_epoch", "epochs", "steps", "params", "macs", "neck_params", "neck_macs", "fit_seconds", "images_per_s")
-_OF_A_RECORD += ("weights_hash", "git_sha", "git_dirty")
-
-
-def _of_a_record(record: Record) -> list[Any]:
-    """The values of the columns `_OF_A_RECORD`; the best epoch counts from 1."""
-    git, neck = record.git or {"sha": "", "dirty": ""}, record.cost["neck"]
-    return [
-        record.best_epoch + 1,
-        record.epochs,
-        record.steps,
-        record.total("params"),
-        record.total("macs"),
-        neck["params"],
-        neck["macs"],
-        f"{record.fit_seconds:.1f}",
-        f"{record.images_per_s:.1f}",
-        record.weights_hash,
-        git["sha"],
-        git["dirty"],
-    ]

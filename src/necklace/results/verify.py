@@ -10,7 +10,7 @@ import numpy as np
 
 from necklace.guard.private import without_any_home
 from necklace.guard.targets import is_part
-from necklace.identity import hash_identity, strange_options
+from necklace.identity import hash_identity, hash_of_name, strange_options
 from necklace.record import Record, unpack_bits
 from necklace.results.analysis import analyse
 from necklace.results.evidence import check_evidence
@@ -20,8 +20,10 @@ from necklace.results.report import report_html
 from necklace.results.table import table_text
 from necklace.results.write import table_files
 from necklace.seeding import without_seed
+from necklace.study.metrics import default_margin, usual_metric
+from necklace.study.rules import FILE, dropped_runs, kind_of, left_out_of
 from necklace.study.store import RETIRED, StudyRecords, StudyRun, evidence_file, thumbnail_files
-from necklace.study.study_file import StudyFile, axes_of, read_study, row_names, usual_metric
+from necklace.study.study_file import StudyFile, axes_of, first_seeds, read_study, row_names
 
 
 def verify(study: StudyRecords, folder: Path) -> list[str]:
@@ -40,6 +42,7 @@ def verify(study: StudyRecords, folder: Path) -> list[str]:
     problems += [f"{run.name}: {problem}" for run in study.runs for problem in _check_run(run)]
     problems += _check_rows(study)
     problems += _check_listed(study, folder / "records")
+    problems += _check_rules(study, folder)
     if (folder / "study.yaml").exists():
         problems += _check_study(study, read_study(folder / "study.yaml"))
     try:
@@ -72,10 +75,36 @@ def _check_derived(study: StudyRecords, folder: Path) -> list[str]:
 
 def _check_listed(study: StudyRecords, records: Path) -> list[str]:
     """The files in `records/` that belong to no run of the study; retired ones have a folder of their own."""
-    listed = {f"{run.name}.json" for run in study.runs if run.record} | {"study.json", "costs.json", RETIRED}
+    listed = {f"{run.name}.json" for run in study.runs if run.record} | {"study.json", "costs.json", FILE, RETIRED}
     listed |= {evidence_file(records, run.name).name for run in study.runs if run.evidence}
     listed |= {path.name for run in study.runs for path in thumbnail_files(records, run.name).values()}
     return [f"records/{path.name}: belongs to no run" for path in sorted(records.iterdir()) if path.name not in listed]
+
+
+def _check_rules(study: StudyRecords, folder: Path) -> list[str]:
+    """Whether the rules know all that the study compares and compared, and the seeds that it leaves out."""
+    rules, baseline = study.rules, study.info.baseline
+    if rules is None or baseline is None:
+        return []
+    problems = []
+    known: dict[str, tuple[str, ...]] = {}
+    for one in rules.compared:  # of several, the last holds
+        known |= {one.row: one.kinds} | ({one.to: one.to_kinds} if one.to_kinds else {})
+    known = {row: known.get(row, ()) for row in study.info.rows}
+    for run in study.runs:
+        compared = run.row != baseline or len(study.info.rows) > 1
+        if compared and run.record and kind_of(run.record.identity) not in known[run.row]:
+            problems.append(f"records/{FILE}: does not know {run.name}")
+    dropped = dropped_runs(folder, [hash_of_name(run.name) for run in study.runs])
+    counted = {kind for one in rules.compared for kind in (*one.kinds, *one.to_kinds)}
+    problems += [f"records/{FILE}: does not count {run.name}" for run in dropped if run.kind not in counted]
+    seeds = {row: [run.seed for run in study.runs if run.row == row] for row in study.info.rows}
+    left_out = left_out_of(known, seeds, dropped)
+    if left_out != rules.left_out:
+        problems.append(f"records/{FILE}: left_out is {rules.left_out}; records/{RETIRED} gives {left_out}")
+    if any(not (rule.margin > 0 and 0 < rule.alpha <= 0.2 and rule.rule in ("fixed", "anytime")) for rule in rules.settings):
+        problems.append(f"records/{FILE}: settings: a margin is not above 0, an alpha not in (0, 0.2], or a rule not known")
+    return problems
 
 
 def _check_run(run: StudyRun) -> list[str]:
@@ -129,15 +158,40 @@ def _check_study(study: StudyRecords, asked: StudyFile) -> list[str]:
         # What another task is known by only its code says, which is not run for this.
         wanted["metric"] = usual_metric(tasks.pop()) if len(tasks) == 1 and is_part("task", *tasks) else info.metric
     wanted["overrides"] = info.overrides if _homeless(asked.overrides) == _homeless(info.overrides) else asked.overrides
+    if study.rules:
+        now = study.rules.settings[-1]
+        usual = default_margin(info.metric) if asked.margin is None else asked.margin
+        for name, value in {"margin": usual, "alpha": asked.alpha, "rule": asked.rule or now.rule}.items():
+            if getattr(now, name) != value:
+                problems.append(f"study.yaml: {name} is {value!r}; the records were read with {getattr(now, name)!r}")
     for name, value in (wanted | {"axes": axes_of(asked)}).items():
         if getattr(info, name) != value:
             problems.append(f"study.yaml: {name} is {value!r}; the records were read with {getattr(info, name)!r}")
-    if "--seeds" not in info.arguments and info.seeds != asked.seeds:
+    if "--until-decided" in info.arguments:
+        problems += _check_first_seeds(study, asked)
+    elif "--seeds" not in info.arguments and info.seeds != asked.seeds:
         problems.append(f"study.yaml: seeds are {list(asked.seeds)}; the records have {list(info.seeds)}")
     rows = set(row_names(asked))
     rows -= {row for row in rows if any(f"row '{row}' is the same" in sentence for sentence in info.dropped)}
     if set(info.rows) != rows:
         problems.append(f"study.yaml: rows are {sorted(rows)}; the records have {sorted(info.rows)}")
+    return problems
+
+
+def _check_first_seeds(study: StudyRecords, asked: StudyFile) -> list[str]:
+    """Whether each row of a study that ran until it was decided has the first seeds of the study, with none left out."""
+    problems = []
+    for row in study.info.rows:
+        found = tuple(run.seed for run in study.runs if run.row == row)
+        if found != first_seeds(asked, len(found)):
+            problems.append(
+                f"study.yaml: the first {len(found)} seeds are {list(first_seeds(asked, len(found)))}; row '{row}' "
+                f"has {list(found)}"
+            )
+    if study.rules and study.rules.settings[-1].rule != "anytime":
+        problems.append(
+            "--until-decided: the records were read with rule 'fixed', which is for a number of seeds set beforehand"
+        )
     return problems
 
 

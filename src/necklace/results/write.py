@@ -8,7 +8,8 @@ from necklace.results.figures import write_figures
 from necklace.results.methods import methods_files
 from necklace.results.report import report_html
 from necklace.results.results import Results
-from necklace.results.table import TableText, latex, markdown, runs_csv, table_text
+from necklace.results.runs_csv import runs_csv
+from necklace.results.table import TableText, latex, markdown, table_text
 from necklace.study.store import StudyRecords, write_records
 
 

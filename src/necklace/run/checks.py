@@ -1,8 +1,12 @@
 """Checks of a run's parts against each other before it trains."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from necklace.data.datamodule import DataModule
@@ -25,6 +29,7 @@ def check_parts(data: DataModule, model: Model, task: Task, choice: str) -> None
         ValueError: They do not.
     """
     check_gap(data, model)
+    check_read_out(data, model)
     check_stride(data, model)
     check_head(model, task)
     if task.label_axes != data.splits["train"].labels.ndim:
@@ -97,6 +102,71 @@ def check_gap(data: DataModule, model: Model) -> None:
             f"{' and its head' if model.dense else ''} ({'the whole image' if seen is None else f'{seen} pixels'}), or it can "
             "be solved without a neck"
         )
+
+
+def check_read_out(data: DataModule, model: Model) -> None:
+    """Check that the head reads the map where the diagnostic's premise allows it to.
+
+    Raises:
+        ValueError: The data are to be read in a corner of the image, and the head reads the map elsewhere.
+    """
+    if data.read_within is None:
+        return
+    read = set() if model.dense else _read_places(model, data)
+    stride = model.backbone.stride
+    if not read or any(stride * place >= data.read_within for place in chain.from_iterable(read)):
+        raise ValueError(
+            f"head: the label of these images is to be read within {data.read_within} pixels of the top left corner, where the "
+            f"glyph is; this head reads {'other places too' if read else 'no such label'}; take head=point, head.at in there"
+        )
+
+
+def premise_note(data: DataModule, model: Model) -> str | None:
+    """A sentence where a head can by itself join the two things that a label depends on, so that no neck is needed."""
+    if data.min_gap is None or data.read_within is not None or model.dense:
+        return None
+    with _evaluating(model.head):
+        first, second = _two_maps(model, data)
+        sides = model.head(first) + model.head(second), model.head(first + second) + model.head(torch.zeros_like(first))
+    if torch.allclose(*sides, rtol=1e-3, atol=1e-3 * float(sides[0].abs().max())):
+        return None
+    return (
+        "the head is not linear in the feature map, as with a hidden layer or a maximum after the neck: it can join glyph and "
+        "marker by itself, so that chance without a neck is not to be expected"
+    )
+
+
+def _read_places(model: Model, data: DataModule) -> set[tuple[int, int]]:
+    """Row and column of the positions of the map on which a head's logits depend."""
+    with _evaluating(model.head), torch.enable_grad():
+        features = _two_maps(model, data)[0].requires_grad_()
+        (found,) = torch.autograd.grad(model.head(features).square().sum(), features)
+    return {(int(row), int(column)) for row, column in found.abs().sum((0, 1)).nonzero().tolist()}
+
+
+def _two_maps(model: Model, data: DataModule) -> tuple[torch.Tensor, torch.Tensor]:
+    """Twice some drawn maps as the head is given them, [8, C, h, w]; no stream of the run is touched.
+
+    Their values are large, and have a mean in each channel: others would hardly cross a hidden layer's thresholds.
+    """
+    height, width = model.backbone.map_size(*data.size)
+    channels = int(getattr(model.neck, "out_channels", model.backbone.out_channels))
+    generator = torch.Generator().manual_seed(0)
+    positions = torch.randn(2, 8, channels, height, width, generator=generator)
+    first, second = 10 * (positions + 3 * torch.randn(2, 8, channels, 1, 1, generator=generator))
+    return first, second
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """A module in evaluation mode, without gradients, and afterwards as it was."""
+    training = module.training
+    try:
+        with torch.no_grad():
+            module.eval()
+            yield
+    finally:
+        module.train(training)
 
 
 def check_room(folder: Path, model: nn.Module) -> None:

@@ -20,7 +20,7 @@ from necklace.model import move_last_place, state_hash, weights_hash
 from necklace.options.trainer import OWN
 from necklace.run.bar import Bar
 from necklace.run.checkpoints import WholeCheckpointIO, checkpoints
-from necklace.run.checks import check_parts
+from necklace.run.checks import check_parts, premise_note
 from necklace.run.conditions import cluster, device_name, hide_absent_gpus, is_single, precision_note
 from necklace.run.costs import Cost, cost_table, measure_cost
 from necklace.run.history import History
@@ -85,7 +85,8 @@ def fit(
         The fields of the record that training gives, complete on every rank; `test_correct` as bool [N], or None.
     """
     model: Any = task.model
-    for line in (data_line(data.splits, data.classes, data.skipped), *(f"note: {note}" for note in data.notes)):
+    notes = [*data.notes, *filter(None, [premise_note(data, model)])]
+    for line in (data_line(data.splits, data.classes, data.skipped), *(f"note: {note}" for note in notes)):
         console.print(line, markup=False)
     initial_hash, costs = weights_hash(model), measure_cost(model, data.size)
     console.print(cost_table(costs, data.size))
@@ -116,7 +117,7 @@ def fit(
         "weights_hash": weights_hash(task.model),
         "pretrained": list(model.backbone.pretrained),
         **_cost_fields(costs),
-        "data": _data_field(data) | {"predicted": predicted},
+        "data": _data_field(data) | {"notes": notes, "predicted": predicted},
         **_training_fields(spec, data, trainer, history),
     }
 

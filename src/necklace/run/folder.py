@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from necklace.atomic import temporary, write_whole
 from necklace.guard.links import check_no_link, remove
-from necklace.guard.private import without_home, without_secrets
+from necklace.guard.private import scrubbed, without_home
 from necklace.identity import check_identity, hash_of_name
 from necklace.locks import Lock
 from necklace.record import Record, check_file_of_evidence, read_record, write_record
@@ -234,7 +234,7 @@ class RunFolder:
     def mark_failed(self, text: str) -> None:
         """Leave FAILED behind, with a traceback or a sentence."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_whole(self.failed_path, without_secrets(text))
+        write_whole(self.failed_path, scrubbed(text))
 
 
 def check_writable(root: Path) -> None:

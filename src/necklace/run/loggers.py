@@ -4,7 +4,7 @@ A logger is one of Lightning's. It may have more, which is then called: `begin(s
 and `log_rows` for the gates, and `close(record, checkpoint, pictures)` at the end, which gives a line to print.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from necklace.guard.private import without_home
 from necklace.record import Record
 from necklace.spec import RunSpec
 
+KNOCKOUT = "knockout"  # what begins the names of what it has found
 # Loggers that need a package of an extra: `_target_` to the module, which is named as the extra is.
 EXTRAS = {
     "necklace.tracking.tensorboard_logger.tensorboard_logger": "tensorboard",
@@ -65,6 +66,23 @@ class RunLoggers:
             if logger is not None:
                 self._opened.append((logger, options))
         return [logger for logger, _ in self._opened] or False
+
+    def knocked_out(self, content: Mapping[str, Any], record: Record) -> None:
+        """Give the loggers what a knockout has found, with the run's last epoch.
+
+        Args:
+            content: As `knock_out_run` gives it.
+            record: The run's record.
+        """
+        rows = [{**row, "split": "all"} for row in content["changes"]]
+        drops = {
+            f"{KNOCKOUT}/{row['layer']}/{row['context']}/{row['change']}": row["drop"] for row in rows if row["scope"] == "one"
+        }
+        for logger, _ in self._opened:
+            logger.log_metrics({"epoch": record.epochs, **drops}, step=record.steps - 1)
+            if hasattr(logger, "log_rows"):
+                logger.log_rows(f"{KNOCKOUT}/table", list(content["changes"][0]), rows, record.epochs, record.steps)
+            logger.save()
 
     def close(self, record: Record | None, best: Path, pictures: Path, say: Callable[[str], object]) -> None:
         """Close those that want to know how the run ended.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from necklace.atomic import write_whole
+from necklace.guard.private import scrubbed
 
 State = Literal["training", "raised", "broken", "stopped", "silent"]
 """A rank trains; has raised an error; has lost the others, or waited too long for them; was stopped by a signal; or its main
@@ -116,7 +117,7 @@ class RankReports:
     def write(self, report: Report) -> None:
         """Replace a rank's report; nothing happens where the folder is gone, or the disk is full."""
         with suppress(OSError):
-            write_whole(self.folder / f"{report.rank}.json", json.dumps(asdict(report)))
+            write_whole(self.folder / f"{report.rank}.json", json.dumps(scrubbed(asdict(report))))
 
     def read(self) -> dict[int, Report]:
         """All reports, by rank; files that cannot be read are left out."""

@@ -1,7 +1,6 @@
 """Train a run, unless its record exists: found? held by another process? stale? failed before?"""
 
 import os
-import shlex
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -9,7 +8,6 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from necklace.atomic import is_full
@@ -23,9 +21,10 @@ from necklace.options.check import check_options, check_split_options
 from necklace.options.errors import OptionError
 from necklace.options.trainer import trainer_problems
 from necklace.record import SCHEMA, Record, pack_bits
+from necklace.run.afterwards import look_at, monitor_of
 from necklace.run.checks import check_room
 from necklace.run.conditions import quiet_lightning, set_threads, versions
-from necklace.run.fit import asked_monitor, fit, task_of
+from necklace.run.fit import fit, task_of
 from necklace.run.folder import RunFolder, check_writable
 from necklace.run.loggers import RunLoggers, check_loggers
 from necklace.run.ranks import Ranks
@@ -96,8 +95,7 @@ def run_composed(
 
 def val_metric(record: Record) -> float:
     """The val metric that chose a run's weights; the larger, the better."""
-    # Of the identity, over which the run's hash was taken: a record that was found may be somebody else's.
-    return record.metrics[asked_monitor(record.config) or get_class(record.identity["task"]["_target_"]).monitor]
+    return record.metrics[monitor_of(record)]
 
 
 def run(spec: RunSpec, interactive: bool = True, told: list[str] | None = None) -> Record:
@@ -231,8 +229,8 @@ def _train(
         finished = record
         best = f"best epoch {record.best_epoch + 1}/{record.epochs}: {_shown(record.metrics)}"
         console.print("; ".join([best, *_balance(record)]), markup=False)
-        if spec.resolved["callbacks"]["pictures"] and is_first:
-            _draw(folder, console)
+        if is_first:
+            look_at(folder, record, spec.resolved["callbacks"], loggers, console)
     except Exception as error:
         cause = ranks.failed(error, words_of(error))
         if isinstance(error, ForeignCheckpoint):  # whose it is, only its owner knows: all stays as it is
@@ -290,19 +288,6 @@ def _record(spec: RunSpec, folder: RunFolder, fitted: dict[str, Any], wall_secon
         data=data | scrubbed({name: data[name] for name in ("notes", "skipped")}),
         **fitted,
     )
-
-
-def _draw(folder: RunFolder, console: Console) -> None:
-    """Draw the pictures of the finished run; where that fails, its record stands nevertheless."""
-    try:
-        from necklace.diagnostics.pictures import draw_run  # here, as few runs ask for it, and matplotlib takes its time
-
-        lines = draw_run(folder.path, own=True)
-    except Exception as error:
-        again = shlex.join(["necklace", "inspect", str(folder.path)])
-        lines = [f"pictures: {error}; the run itself is finished, and {again} tries again"]
-    for line in lines:
-        console.print(line, markup=False)
 
 
 def _shown(metrics: dict[str, float]) -> str:

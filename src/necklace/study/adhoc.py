@@ -10,9 +10,9 @@ from necklace.identity import SAID, hash_identity, leaves, short_key, shown
 from necklace.record import Record
 from necklace.run.folder import RunFolder
 from necklace.seeding import without_seed
-from necklace.study.excerpts import read_curve, read_pictures
+from necklace.study.excerpts import read_curve, read_knockout, read_pictures
+from necklace.study.metrics import METRICS
 from necklace.study.store import StudyInfo, StudyRecords, StudyRun, found_evidence, or_aside
-from necklace.study.study_file import METRICS
 
 
 def study_of_runs(root: Path, metric: str | None) -> StudyRecords:
@@ -65,6 +65,7 @@ def _run(folder: RunFolder, row: str, record: Record | None, problem: str | None
     if record:
         run = StudyRun(row, record.config["seed"], {}, folder.name, "done", None, record)
         files = {"curve": lambda: read_curve(folder.path), "pictures": lambda: read_pictures(folder.path)}
+        files["knockout"] = lambda: read_knockout(folder.path, record)
         files["evidence"] = lambda: found_evidence(record, folder.evidence_path)
         return or_aside(run, lambda: replace(run, **{name: read() for name, read in files.items()}))
     if problem:

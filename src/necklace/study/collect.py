@@ -6,8 +6,10 @@ from pathlib import Path
 
 from necklace.guard.private import scrubbed
 from necklace.identity import check_identity, hash_of_name
-from necklace.study.excerpts import read_curve, read_pictures, read_thumbnails
+from necklace.study.excerpts import read_curve, read_knockout, read_pictures, read_thumbnails
+from necklace.study.metrics import default_margin
 from necklace.study.plan import Plan, PlannedRun
+from necklace.study.rules import Asked, Rules, Setting, dropped_runs, kind_of, read_rules, updated
 from necklace.study.status import RunStatus, StatusReader
 from necklace.study.store import (
     StudyInfo,
@@ -99,6 +101,35 @@ def collect(plan: Plan, status: StatusReader, kept: Kept, refused: Mapping[str, 
     return tuple(runs)
 
 
+def rules_now(plan: Plan, status: StatusReader, folder: Path) -> Rules:
+    """By which rule a study decides now, and all that it has ever compared.
+
+    Args:
+        plan: The study's runs.
+        status: What exists of them here.
+        folder: The study's folder, with what it holds of earlier results.
+
+    Raises:
+        ValueError: `records/rules.json` is damaged.
+    """
+    here = {run.spec.hash for run, found in zip(plan.runs, status.all(), strict=True) if found.record}
+    files = [*(folder / "records").glob("*_*.json"), *(folder / "records" / "retired").glob("*_*.json")]
+    before = read_rules(folder) or Rules()
+    file = plan.file
+    rule = file.rule or (before.settings[-1].rule if before.settings else "fixed")
+    margin = default_margin(plan.metric) if file.margin is None else file.margin
+    rows = {row: [run for run in plan.runs if run.row == row] for row in plan.rows}
+    asked = Asked(
+        setting=Setting(rule, margin, file.alpha),
+        baseline=file.baseline,
+        kinds={row: tuple(sorted({kind_of(run.spec.identity) for run in own})) for row, own in rows.items()},
+        seeds={row: tuple(dict.fromkeys(run.seed for run in own)) for row, own in rows.items()},
+        controls=tuple(plan.controls),
+    )
+    dropped = dropped_runs(folder, [run.spec.hash for run in plan.runs])
+    return updated(before, asked, dropped, len(here | {hash_of_name(path.stem) for path in files}))
+
+
 def _collected(planned: PlannedRun, found: RunStatus, kept: Kept, illustrate: bool) -> StudyRun:
     """One run; `illustrate` says whether it is to bring its row's thumbnails."""
     # A failure here says nothing against a result from elsewhere.
@@ -127,4 +158,5 @@ def _with_files(run: StudyRun, planned: PlannedRun, found: RunStatus, kept: Kept
         unchanged = known is not None and known.record == found.record and known.pictures == pictures
         thumbnails = (known.thumbnails if known and unchanged else {}) or read_thumbnails(folder)
     evidence = found_evidence(found.record, found.folder.evidence_path)
-    return replace(run, curve=read_curve(folder), pictures=pictures, thumbnails=thumbnails, evidence=evidence)
+    own = {"curve": read_curve(folder), "pictures": pictures, "knockout": read_knockout(folder, found.record)}
+    return replace(run, **own, thumbnails=thumbnails, evidence=evidence)

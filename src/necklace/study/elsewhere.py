@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from necklace.code_version import changed_modules
 from necklace.launcher.hydra_jobs import JobLost
@@ -17,11 +17,23 @@ from necklace.launcher.local import failed
 from necklace.run.folder import RunBusy
 from necklace.run.runner import RunRefused, run_composed
 from necklace.spec import RunSpec
-from necklace.study.plan import PlannedRun
+from necklace.study.plan import Plan, PlannedRun
 from necklace.study.status import StatusReader
 
 # Launchers that have a twin here, which needs no accounting and loses no job.
 TWINS = {"hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher": "hydra_plugins.necklace_slurm.SlurmLauncher"}
+
+
+def is_slurm(plan: Plan) -> bool:
+    """Whether a study's runs are jobs of SLURM."""
+    target = plan.composed.hydra.launcher.get("_target_", "")
+    return target in TWINS or target in TWINS.values()
+
+
+def launcher_options(plan: Plan) -> dict[str, Any]:
+    """The options of a study's launcher."""
+    given: Any = OmegaConf.to_container(plan.composed.hydra.launcher, resolve=True)
+    return {name: value for name, value in given.items() if not name.startswith("_")}
 
 
 def check_code(planned: Mapping[str, str], found: Mapping[str, str]) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
+from typing_extensions import TypedDict
 
-from necklace.record import checked, read_json
+from necklace.record import Record, checked, read_json
 
 # Pictures of a run that a report shows small, and how small: pixels across, colours.
 SHOWN = ("receptive_field", "gates*", "confusion", "detections", "precision_recall", "errors")
@@ -16,6 +17,19 @@ THUMBNAIL = 440, 64
 
 Curve = dict[str, list[float | None]]
 """Column of a learning curve to its values by epoch, None where an epoch has no value; here epochs count from 0."""
+
+
+class KnockoutRow(TypedDict):
+    """One change of a layer of the neck, see `necklace.diagnostics.knockout`."""
+
+    layer: str
+    context: str
+    change: str
+    scope: str
+    value: float
+    drop: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,52 @@ def read_pictures(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     return asdict(checked(_Pictures, read_json(path), path))
+
+
+@dataclass(frozen=True)
+class _Knockout:
+    """A run's knockout.json."""
+
+    run: str
+    weights_hash: str
+    metric: str
+    value: float
+    images: int
+    layers: dict[str, dict[str, Any]]
+    changes: list[KnockoutRow]
+    notes: list[str]
+
+
+def read_knockout(folder: Path, record: Record) -> dict[str, Any]:
+    """What changing a run's neck did on val; empty if nobody asked for it.
+
+    Raises:
+        ValueError: The file is damaged, or of other weights than the record.
+    """
+    path = folder / "knockout.json"
+    return known_knockout(read_json(path), record, path) if path.exists() else {}
+
+
+def known_knockout(content: Any, record: Record, path: Path) -> dict[str, Any]:
+    """The content of a knockout.json, checked.
+
+    Args:
+        content: What was read.
+        record: Of the run.
+        path: Where it was read, for the message.
+
+    Raises:
+        ValueError: It is damaged, or of other weights than the record.
+    """
+    found = asdict(checked(_Knockout, content, path, "knockout"))
+    if found["weights_hash"] != record.weights_hash:
+        raise ValueError(
+            f"{path}: knockout: is of other weights than the record; necklace inspect RUN --knockout makes it again"
+        )
+    for number, row in enumerate(found["changes"]):
+        if abs(found["value"] - row["value"] - row["drop"]) > 2e-6:
+            raise ValueError(f"{path}: knockout.changes.{number}: drop is {row['drop']}, but {found['value']} - {row['value']}")
+    return found
 
 
 def read_thumbnails(folder: Path) -> dict[str, bytes]:

@@ -18,15 +18,17 @@ from necklace.config import Composer, cause_of, choices_of, resolved
 from necklace.data.splits import splits_key
 from necklace.guard.private import without_home
 from necklace.guard.targets import check_composed, named_folders, named_targets
+from necklace.identity import shown
 from necklace.options.check import check_options, check_split_options
 from necklace.options.errors import OptionError
 from necklace.options.refusal import composed
 from necklace.options.signatures import defined
 from necklace.spec import RunSpec, run_spec, said_of
 from necklace.study.matching import matched_width
+from necklace.study.metrics import TASK_METRICS, usual_metric
 from necklace.study.overrides import override, row_overrides
 from necklace.study.store import StudyInfo
-from necklace.study.study_file import TASK_METRICS, StudyFile, axes_of, named_rows, shared_overrides, usual_metric
+from necklace.study.study_file import StudyFile, axes_of, first_seeds, named_rows, shared_overrides
 
 
 @dataclass(frozen=True)
@@ -199,8 +201,7 @@ def _seeds(study: StudyFile, count: int | None) -> tuple[int, ...]:
         return study.seeds
     if count < 1:
         raise ValueError(f"--seeds {count}: must be at least 1")
-    more = itertools.count(max(study.seeds) + 1)
-    return (*study.seeds[:count], *itertools.islice(more, max(0, count - len(study.seeds))))
+    return first_seeds(study, count)
 
 
 def _metric(study: StudyFile, runs: Sequence[PlannedRun]) -> str:
@@ -299,3 +300,19 @@ class _Planner:
             given = (*self._shared, *overrides, f"seed={seed}")
             found.append(PlannedRun(row, seed, choice, run_spec(own, choices, given, said)))
         return found
+
+
+def row_settings(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Settings of each run's loggers, where they have such options: its row, and the axes.
+
+    Args:
+        plan: The study.
+
+    Returns:
+        Run's hash to dotted key and value.
+    """
+    shared: dict[str, Any] = {f"{key}.axes": list(plan.axes) for key, options in plan.loggers.items() if "axes" in options}
+    with_row = [f"{key}.row" for key, options in plan.loggers.items() if "row" in options]
+    # What a study tries for a row, to choose from it, is no row of its own, but its runs are not to be averaged either.
+    tried = [", ".join([run.row, *(f"{key}={shown(value)}" for key, value in run.choice.items())]) for run in plan.runs]
+    return {run.spec.hash: {**dict.fromkeys(with_row, row), **shared} for run, row in zip(plan.runs, tried, strict=True)}

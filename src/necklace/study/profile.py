@@ -12,10 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -23,10 +25,14 @@ from necklace.atomic import HOST
 from necklace.build import DataFacts, built, facts_of
 from necklace.code_version import version_digest
 from necklace.heads import Dense
+from necklace.launcher.hydra_jobs import JobLost, error_of
+from necklace.launcher.local import failed
 from necklace.launcher.server import without_main
 from necklace.launcher.slots import lock_name
+from necklace.launcher.slurm import launch_jobs
 from necklace.locks import locked
 from necklace.run.conditions import device_name
+from necklace.study import elsewhere
 from necklace.study.costs import read_costs, write_costs
 from necklace.study.plan import Plan, PlannedRun
 from necklace.study.store import StudyRun
@@ -38,14 +44,19 @@ Row = tuple[dict[str, Any], DataFacts]
 """A row's resolved config, and what its model needs to know of the data."""
 
 
-def row_costs(plan: Plan, runs: Sequence[StudyRun], folder: Path, measure: bool) -> dict[str, dict[str, Any]]:
+def row_costs(
+    plan: Plan, runs: Sequence[StudyRun], folder: Path, measure: bool, note: Callable[[str], object] = print
+) -> dict[str, dict[str, Any]]:
     """The costs of a study's rows: those in its folder if they are of the same runs and code, else measured now.
+
+    Where the study's runs are jobs of SLURM, they are measured in a job of their own, with what a run is given.
 
     Args:
         plan: The study.
         runs: Its runs; rows without a finished one have no costs.
         folder: The study's folder.
         measure: Whether to measure what is not known.
+        note: Is given a sentence where a job that was to measure them did not; the next call tries again.
     """
     done = {run.record.hash for run in runs if run.record}
     first = {run.row: run for run in reversed(plan.runs) if run.spec.hash in done}
@@ -61,10 +72,53 @@ def row_costs(plan: Plan, runs: Sequence[StudyRun], folder: Path, measure: bool)
     with locked(plan.lock_dir / f"{HOST}-costs.lock"):  # of two commands, the second finds what the first has measured
         if known().keys() == rows.keys():
             return known()
-        measured = measure_costs({row: run.spec.resolved for row, run in rows.items()}, plan.lock_dir)
+        configs = {row: run.spec.resolved for row, run in rows.items()}
+        if elsewhere.is_slurm(plan):
+            returned = _in_a_job(plan, configs, marks)
+            if (error := error_of(returned)) is not None:
+                note(f"costs were not measured: {str(error).strip().splitlines()[-1] if str(error).strip() else error!r}")
+                return known()
+            measured: dict[str, dict[str, Any]] = returned.return_value  # pyright: ignore[reportAssignmentType]
+        else:
+            measured = measure_costs(configs, plan.lock_dir)
         costs = {row: cost | marks[row] for row, cost in measured.items()}
         write_costs(costs, folder)
     return costs
+
+
+@dataclass(frozen=True)
+class CostsJob:
+    """What a job of SLURM calls that measures costs.
+
+    Attributes:
+        task: What makes it this measurement and no other: each row's run and code.
+        configs: Row to the resolved config of one of its runs.
+        lock_dir: As `measure_costs` takes it.
+    """
+
+    task: str
+    configs: Mapping[str, dict[str, Any]]
+    lock_dir: Path
+
+    def __call__(self, overrides: Sequence[str], number: int, state: object) -> JobReturn:
+        """Measure."""
+        measured = measure_costs(self.configs, self.lock_dir)
+        return JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED, _return_value=measured)
+
+    def checkpoint(self, *arguments: Any) -> Any:
+        """What is queued again when the time is up or the job has to make room: the same, from the beginning."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self, *arguments)
+
+
+def _in_a_job(plan: Plan, configs: Mapping[str, dict[str, Any]], marks: Mapping[str, dict[str, str]]) -> JobReturn:
+    options = elsewhere.launcher_options(plan) | {"nodes": 1, "tasks_per_node": 1}
+    try:
+        (returned,) = launch_jobs(CostsJob(repr(marks), configs, plan.lock_dir), [["costs"]], 0, options)
+    except Exception as error:  # whatever SLURM or submitit refuse; the runs are done, and their table is not to be lost
+        return failed(["costs"], JobLost(f"{type(error).__name__}: {error}"))
+    return returned
 
 
 def _mark(run: PlannedRun) -> dict[str, str]:
@@ -88,6 +142,8 @@ def measure_costs(configs: Mapping[str, dict[str, Any]], lock_dir: Path) -> dict
     """
     rows = {row: (config, facts_of(config)) for row, config in configs.items()}
     cores = sorted(os.sched_getaffinity(0))
+    if given := int(os.environ.get("SLURM_CPUS_PER_TASK") or 0):  # a job may see cores of its node that are not its own
+        cores = cores[:given]
     lock_dir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as alone:
         for core in cores:

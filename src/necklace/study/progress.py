@@ -1,7 +1,7 @@
 """The progress of a study: the plan in words, and what runs now, read from the runs' folders whatever launcher runs them."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -22,15 +22,25 @@ POLL_SECONDS = 0.5
 
 def run_seconds(plan: Plan, found: Sequence[RunStatus], runs: Sequence[PlannedRun]) -> float | None:
     """Expected seconds of training these runs one by one, from the finished runs of their row, else of all."""
+    means = seconds_by_row(plan, [at.record for at in found])
+    return sum(means[run.row] for run in runs) if means else None
+
+
+def seconds_by_row(plan: Plan, records: Sequence[Record | None]) -> dict[str, float]:
+    """Row to the mean seconds of its finished runs, of a row without any that of all; empty where none has finished.
+
+    Args:
+        plan: The study.
+        records: Of each of its runs, as far as it has finished.
+    """
     walls: dict[str, list[float]] = {}
-    for run, at in zip(plan.runs, found, strict=True):
-        if at.record:
-            walls.setdefault(run.row, []).append(at.record.wall_seconds)
-    if not walls:
-        return None
+    for run, record in zip(plan.runs, records, strict=True):
+        if record:
+            walls.setdefault(run.row, []).append(record.wall_seconds)
     everything = [value for values in walls.values() for value in values]
-    means = {row: sum(values) / len(values) for row, values in walls.items()}
-    return sum(means.get(run.row, sum(everything) / len(everything)) for run in runs)
+    if not everything:
+        return {}
+    return {row: sum(own) / len(own) for row in plan.rows for own in [walls.get(row, everything)]}
 
 
 def plan_lines(plan: Plan, found: Sequence[RunStatus], rerun: set[str]) -> list[str]:
@@ -76,7 +86,11 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def overview(
-    status: StatusReader, found: Sequence[RunStatus], todo: Sequence[PlannedRun], console: Console
+    status: StatusReader,
+    found: Sequence[RunStatus],
+    todo: Sequence[PlannedRun],
+    console: Console,
+    heading: Callable[[], str] | None = None,
 ) -> Iterator["Watch"]:
     """Show the progress while the body runs: a line for each run that ends, and in a terminal those that train now, live.
 
@@ -85,8 +99,9 @@ def overview(
         found: What exists of each of its runs.
         todo: The runs that are being launched.
         console: Where to show it.
+        heading: How far the study is, in words, where how many runs there will be depends on their results.
     """
-    watch = Watch(status, found, todo, console)
+    watch = Watch(status, found, todo, console, heading)
     over = Event()
 
     def report() -> None:
@@ -112,8 +127,15 @@ Mark = tuple[int, int, int] | None
 class Watch:
     """Follows the runs of a launch by their folders, and tells of each that has ended, in a line of its own."""
 
-    def __init__(self, status: StatusReader, found: Sequence[RunStatus], todo: Sequence[PlannedRun], console: Console) -> None:
-        self.status, self.plan, self.console = status, status.plan, console
+    def __init__(
+        self,
+        status: StatusReader,
+        found: Sequence[RunStatus],
+        todo: Sequence[PlannedRun],
+        console: Console,
+        heading: Callable[[], str] | None = None,
+    ) -> None:
+        self.status, self.plan, self.console, self.heading = status, status.plan, console, heading
         self.started = time.monotonic()
         self.pending = {run.spec.hash: run for run in todo}
         self.total, self.failed = len(todo), 0
@@ -121,6 +143,13 @@ class Watch:
         self.folders = {run.spec.hash: at.folder for run, at in zip(self.plan.runs, found, strict=True)}
         self.expected = run_seconds(self.plan, found, todo)
         self._before = {path: _mark(path) for run_hash in self.pending for path in self._files(run_hash)}
+
+    def add(self, runs: Sequence[PlannedRun]) -> None:
+        """Follow more runs, which are about to be launched."""
+        with self._telling:
+            self._before |= {path: _mark(path) for run in runs for path in self._files(run.spec.hash)}
+            self.pending |= {run.spec.hash: run for run in runs}
+            self.total += len(runs)
 
     def tell_ended(self) -> None:
         """Print a line for each run that has ended since the last call."""
@@ -144,7 +173,9 @@ class Watch:
         """The runs that train now, and how much is left."""
         pending = dict(self.pending)
         failed = f", {self.failed} failed" if self.failed else ""
-        title = Text(f"{self.plan.name}: {self.total - len(pending)} of {self.total} runs{failed}{self._left()}")
+        ended = self.total - len(pending)
+        far = f"{ended} of {self.total} runs{failed}{self._left()}" if self.heading is None else f"{self.heading()}{failed}"
+        title = Text(f"{self.plan.name}: {far}")
         shown = Table("running", "epoch", "val", title=title)
         for run_hash, run in pending.items():
             folder = self.folders[run_hash]
@@ -166,7 +197,8 @@ class Watch:
         if self.pending.pop(run.spec.hash, None) is None:
             return
         self.failed += failed
-        place = f"[{self.total - len(self.pending)}/{self.total}]"
+        ended = self.total - len(self.pending)
+        place = f"[{ended}/{self.total}]" if self.heading is None else f"[{ended}]"
         self.console.print(f"{place} {run.row}, seed {run.seed}: {words}{self._left()}", highlight=False, markup=False)
 
     def _files(self, run_hash: str) -> tuple[Path, Path, Path]:
@@ -187,7 +219,7 @@ class Watch:
     def _left(self) -> str:
         """How long the rest takes, by the pace so far; by other runs' times before the first has ended."""
         done, elapsed = self.total - len(self.pending), time.monotonic() - self.started
-        if not self.pending:
+        if not self.pending or self.heading is not None:
             return ""
         if done:
             return f"; about {duration(elapsed / done * len(self.pending))} left"

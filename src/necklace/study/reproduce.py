@@ -109,6 +109,7 @@ def _again(record: Record, scratch: Path, moved: dict[str, str], study: StudyRec
 def _config_of(record: Record) -> dict[str, Any]:
     """A record's config, to be trained again: without its loggers, and with paths that are of this machine."""
     config = json.loads(json.dumps(record.config))
+    config["callbacks"] = {**config.get("callbacks", {}), "knockout": False}  # which takes time and is not compared
     return with_home(config | {"study": "again", "rerun": False, "logger": None})
 
 

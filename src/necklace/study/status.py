@@ -35,6 +35,12 @@ class StatusReader:
         self._folders: dict[str, Path] = {}
         self._records: dict[Path, tuple[tuple[int, int, int], Record | str | None]] = {}
 
+    def narrowed(self, plan: Plan) -> "StatusReader":
+        """The same for some of the runs; what has been read is not read again."""
+        other = StatusReader(plan)
+        other._records = self._records
+        return other
+
     def all(self) -> list[RunStatus]:
         """The state of each run of the plan, in its order."""
         root = self.plan.root

@@ -1,10 +1,10 @@
 """What a study keeps in version control: records/, from which every number and figure of it can be derived again.
 
-`records/RUN.json` is a run's record with its learning curve and the numbers of its pictures; `records/RUN.NAME.png` are
-thumbnails of the pictures of each row's first run; `records/RUN.evidence.npz` is what a run's metrics come from, where the
-record alone does not say; `records/study.json` says which runs there are, whether they finished, and how they are to be read;
-`records/costs.json` holds the speeds that were measured at the end. Results that study.yaml no longer asks for lie in
-`records/retired/` until it asks for them again.
+`records/RUN.json` is a run's record with its learning curve, the numbers of its pictures and its knockout;
+`records/RUN.NAME.png` are thumbnails of the pictures of each row's first run; `records/RUN.evidence.npz` is what a run's
+metrics come from, where the record alone does not say; `records/study.json` says which runs there are, whether they finished,
+and how they are to be read; `records/costs.json` holds the speeds that were measured at the end; `records/rules.json` says
+what decides. Results that study.yaml no longer asks for lie in `records/retired/` until it asks for them again.
 """
 
 import json
@@ -24,7 +24,8 @@ from necklace.identity import hash_of_name
 from necklace.migrations import LAYOUT, migrated_study
 from necklace.record import Record, check_file_of_evidence, checked, parse_record, read_json
 from necklace.study.costs import read_costs, write_costs
-from necklace.study.excerpts import SHOWN, Curve
+from necklace.study.excerpts import SHOWN, Curve, known_knockout
+from necklace.study.rules import FILE, Rules, read_rules, write_rules
 
 RETIRED = "retired"
 
@@ -43,6 +44,7 @@ class StudyRun:
         record: Of a done or stale run.
         curve: Its learning curve, such as `{"epoch": [0, 1], "val/acc": [0.3, 0.5]}`; empty without a record.
         pictures: `receptive_field` and `contributions` as in its pictures.json; empty if it was not asked for pictures.
+        knockout: As in its knockout.json; empty if nobody asked for it.
         thumbnails: Name of a picture to a small PNG, of the first run of a row that has pictures.
         evidence: The file that the record's evidence names, in the run's folder or in `records/`; None where it names none.
     """
@@ -56,6 +58,7 @@ class StudyRun:
     record: Record | None
     curve: Curve = field(default_factory=dict)
     pictures: dict[str, Any] = field(default_factory=dict)
+    knockout: dict[str, Any] = field(default_factory=dict)
     thumbnails: dict[str, bytes] = field(default_factory=dict)
     evidence: Path | None = None
 
@@ -105,11 +108,13 @@ class StudyRecords:
         info: What the study is.
         runs: Row by row.
         costs: Row to `latency_ms`, `train_images_per_s`, `peak_memory_mib`, and the conditions.
+        rules: What decides, and all that was ever compared; None where nothing is decided.
     """
 
     info: StudyInfo
     runs: tuple[StudyRun, ...]
     costs: dict[str, dict[str, Any]]
+    rules: Rules | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,7 @@ class _Kept:
     record: dict[str, Any]
     curve: Curve
     pictures: dict[str, Any]
+    knockout: dict[str, Any] = field(default_factory=dict)
 
 
 _COMPACT: Mapping[str, Any] = {"separators": (",", ":"), "sort_keys": True, "allow_nan": False}
@@ -150,12 +156,13 @@ def write_records(study: StudyRecords, folder: Path) -> list[str]:
     check_no_link(records, records / RETIRED)
     records.mkdir(parents=True, exist_ok=True)
     runs = []
-    wanted = {"study.json", "costs.json"} if study.costs else {"study.json"}
+    wanted = {"study.json", FILE, *(["costs.json"] if study.costs else [])}
     for run in study.runs:
         runs.append({name: getattr(run, name) for name in ("row", "seed", "choice", "name", "state", "failure")})
         if run.record:
             wanted.add(f"{run.name}.json")
             parts = {"record": asdict(run.record), "curve": run.curve, "pictures": run.pictures}
+            parts |= {"knockout": run.knockout} if run.knockout else {}
             write_changed(records / f"{run.name}.json", json.dumps(parts, **_COMPACT) + "\n")
         if run.evidence:
             wanted.add(evidence_file(records, run.name).name)
@@ -165,6 +172,8 @@ def write_records(study: StudyRecords, folder: Path) -> list[str]:
             write_changed(records / f"{run.name}.{name}.png", content)
     if study.costs:
         write_costs(study.costs, folder)
+    if study.rules:
+        write_rules(study.rules, folder)
     content = {"layout": LAYOUT, **asdict(study.info), "runs": runs}
     write_changed(records / "study.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     kept = [path for kind in ("json", "png", "npz") for path in records.glob(f"*.{kind}")]
@@ -209,11 +218,11 @@ def read_records(folder: Path) -> StudyRecords:
 
     Raises:
         FileNotFoundError: The study has no records.
-        ValueError: `study.json` or `costs.json` is not what `write_records` writes.
+        ValueError: `study.json`, `costs.json` or `rules.json` is not what `write_records` writes.
     """
     info, runs = read_info(folder)
     found = tuple(or_aside(run, partial(with_record, run, folder)) if run.state in ("done", "stale") else run for run in runs)
-    return StudyRecords(info, found, read_costs(folder))
+    return StudyRecords(info, found, read_costs(folder), read_rules(folder))
 
 
 def with_record(run: StudyRun, folder: Path) -> StudyRun:
@@ -247,7 +256,9 @@ def _filled(run: StudyRun, path: Path) -> StudyRun:
     if run.name != record.name and record.hash != hash_of_name(run.name):
         raise ValueError(f"{path}: is the record of another run, {record.name}")
     evidence = found_evidence(record, evidence_file(path.parent, run.name))
-    return replace(run, record=record, curve=kept.curve, pictures=kept.pictures, thumbnails=thumbnails, evidence=evidence)
+    knockout = known_knockout(kept.knockout, record, path) if kept.knockout else {}
+    own = {"curve": kept.curve, "pictures": kept.pictures, "knockout": knockout}
+    return replace(run, record=record, **own, thumbnails=thumbnails, evidence=evidence)
 
 
 def evidence_file(records: Path, run: str) -> Path:

@@ -14,6 +14,9 @@ same: [spp, sppf]               # two rows that compute the same: what differs b
 choose: {optimizer.lr: [1e-3, 3e-3]}    # tried for each row, chosen on val
 metric: test/balanced_acc       # one of METRICS, or test/class_acc/CLASS; by default what the task is known by, here test/acc
 tolerance: 0.02                 # of the metric, when a run is trained again on another machine
+margin: 0.5                     # smallest difference that matters, in points; by default 0.5, of average precisions 1
+alpha: 0.05                     # probability that any of the table's verdicts is wrong
+rule: fixed                     # or anytime: the number of seeds may depend on the results
 ```
 """
 
@@ -24,9 +27,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from hydra.utils import get_class
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -43,7 +45,7 @@ from necklace.guard.interpolations import check_references, texts
 from necklace.guard.names import check_option
 from necklace.guard.plain_yaml import read_plain_yaml
 from necklace.guard.text import on_one_line, printable
-from necklace.options.signatures import defined
+from necklace.study.metrics import METRIC_NAMES, known_metric
 from necklace.study.overrides import override
 from necklace.study.varying import SEEDS_ALLOWED, VARY, Seeds, check_streams, seeds_of
 
@@ -53,19 +55,6 @@ MATCH_WITHIN = 0.02
 # A few lines of lists make billions.
 MOST_RUNS = 100_000
 SET_BY_THE_STUDY = ("seed", "study", "rerun", "outputs")
-# Of each task, by its class: the metrics that a study can ask for, first what it is known by; and those of one class.
-_BOXES = ("map", "map50", "map75", "map07", "map12", "map_small", "map_medium", "map_large", "loc", "loc50", "class50")
-TASK_METRICS = {
-    "necklace.tasks.classification.Classification": (("test/acc", "test/balanced_acc"), ("test/class_acc/",)),
-    "necklace.tasks.multilabel.MultiLabel": (("test/map", "test/map07"), ("test/ap/",)),
-    "necklace.tasks.detection.Detection": (
-        tuple(f"test/box_{name}" for name in _BOXES),
-        ("test/box_ap/", "test/box_ap50/"),
-    ),
-}
-METRICS = tuple(name for names, _ in TASK_METRICS.values() for name in names)
-METRICS_OF_A_CLASS = tuple(name for _, names in TASK_METRICS.values() for name in names)
-METRIC_NAMES = f"{', '.join(METRICS)}, or {' or '.join(f'{name}CLASS' for name in METRICS_OF_A_CLASS)}"
 
 
 @dataclass(frozen=True)
@@ -83,6 +72,9 @@ class StudyFile:
         choose: Option to the values that are tried for each row.
         metric: Name of a metric of the records; None for what the task is known by.
         tolerance: Largest difference of the metric that a repetition on another machine may show.
+        margin: Smallest difference of the metric that matters, in points; None for what is usual for the metric.
+        alpha: Probability that any of the table's verdicts is wrong.
+        rule: `fixed`, `anytime`, or None for what the study's folder says, and `fixed` where it says nothing.
     """
 
     name: str
@@ -95,33 +87,15 @@ class StudyFile:
     choose: dict[str, tuple[Any, ...]]
     metric: str | None
     tolerance: float
+    margin: float | None = None
+    alpha: float = 0.05
+    rule: str | None = None
 
 
 def _distinct(values: list[Any]) -> list[Any]:
     if len(set(values)) != len(values):
         raise ValueError("values repeat")
     return values
-
-
-def usual_metric(task: str) -> str:
-    """The metric that a task is known by, which a study is about if it names none.
-
-    Args:
-        task: The class, as a config's `_target_` has it.
-    """
-    known = TASK_METRICS.get(defined(task))
-    return known[0][0] if known else get_class(task).monitor.replace("val/", "test/")
-
-
-def known_metric(name: str) -> str:
-    """The name of a metric that a table can be made of: a share in [0, 1], the larger the better.
-
-    Raises:
-        ValueError: It is not one.
-    """
-    if name not in METRICS and not (name.startswith(METRICS_OF_A_CLASS) and name.rpartition("/")[2]):
-        raise ValueError(f"{name}: must be one of {METRIC_NAMES}")
-    return name
 
 
 class _Content(BaseModel):
@@ -144,6 +118,13 @@ class _Content(BaseModel):
     )
     metric: Annotated[StrictStr, AfterValidator(known_metric)] | None = Field(None, description=f"one of {METRIC_NAMES}")
     tolerance: Annotated[StrictFloat | StrictInt, Field(ge=0, le=1)] = Field(0.02, description="a share between 0 and 1")
+    margin: Annotated[StrictFloat | StrictInt, Field(gt=0, le=100)] | None = Field(
+        None, description="points of the metric, above 0 and at most 100"
+    )
+    alpha: Annotated[StrictFloat | StrictInt, Field(gt=0, le=0.2)] = Field(
+        0.05, description="a probability above 0 and at most 0.2"
+    )
+    rule: Literal["fixed", "anytime"] | None = Field(None, description="fixed or anytime")
 
 
 def read_study(path: Path) -> StudyFile:
@@ -182,6 +163,9 @@ def read_study(path: Path) -> StudyFile:
         choose={key: tuple(values) for key, values in found.choose.items()},
         metric=found.metric,
         tolerance=float(found.tolerance),
+        margin=None if found.margin is None else float(found.margin),
+        alpha=float(found.alpha),
+        rule=found.rule,
     )
 
 
@@ -276,8 +260,8 @@ def _option(key: object) -> str:
 
 
 def shared_overrides(study: StudyFile, extra: Sequence[str]) -> tuple[str, ...]:
-    """The overrides of all runs: the study's, those given besides, and its name."""
-    return (*study.overrides, *extra, override("study", study.name))
+    """The overrides of all runs: the study's, those given besides, and its name. Unless these say otherwise, with knockouts."""
+    return ("callbacks.knockout=true", *study.overrides, *extra, override("study", study.name))
 
 
 def expand(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -304,6 +288,12 @@ def named_rows(grid: Mapping[str, Any]) -> list[tuple[dict[str, Any], str]]:
 def row_names(study: StudyFile) -> list[str]:
     """The names of all rows that a study asks for, in order."""
     return list(dict.fromkeys(name for grid in study.grids for _, name in named_rows(grid)))
+
+
+def first_seeds(study: StudyFile, count: int) -> tuple[int, ...]:
+    """The first `count` seeds of a study: those of its file, and beyond them the next whole numbers."""
+    more = itertools.count(max(study.seeds) + 1)
+    return (*study.seeds[:count], *itertools.islice(more, max(0, count - len(study.seeds))))
 
 
 def axes_of(study: StudyFile) -> tuple[str, ...]:

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
 from necklace.guard.console import Console
+from necklace.parts import ALIASES
 from necklace.record import Record
+
+WANDB = "necklace.tracking.wandb_logger.wandb_logger"
 
 
 class AboutRun(TypedDict):
@@ -84,3 +87,14 @@ def run_summary(record: Record) -> dict[str, Any]:
 def print_once(line: str) -> None:
     """Print a line the first time that a process asks for it."""
     Console(soft_wrap=True, highlight=False).print(line, markup=False)
+
+
+def wandb_options(loggers: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """The options of W&B's logger among those of a run, or None where W&B is not one of them."""
+    return next((options for options in loggers.values() if is_wandb(options)), None)
+
+
+def is_wandb(options: Mapping[str, Any]) -> bool:
+    """Whether these are the options of W&B's logger; says so without importing it."""
+    target = str(options.get("_target_"))
+    return ALIASES.get(target, target) == WANDB

@@ -18,9 +18,8 @@ from pytorch_lightning.loggers import WandbLogger
 
 from necklace.data.files import readable
 from necklace.identity import hash_of_name, leaves, run_words, shortened, shown
-from necklace.parts import ALIASES
 from necklace.record import Record
-from necklace.tracking.tracker import AboutRun, Tracker, print_once, run_summary
+from necklace.tracking.tracker import AboutRun, Tracker, print_once, run_summary, wandb_options
 from necklace.tracking.wandb_run import FINISH_S, arrived, link_beside, offline_line, open_run, wandb_mode
 
 # A checkpoint takes longer to upload than numbers do: seconds.
@@ -224,17 +223,6 @@ def config_column(key: str, choices: Iterable[str]) -> str:
     if key in choices or not rest:
         return f"config:{key}.value"
     return f"config:options.value.{key}" if first in choices else f"config:{first}.value.{rest}"
-
-
-def wandb_options(loggers: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
-    """The options of W&B's logger among those of a run, or None where W&B is not one of them."""
-    return next((options for options in loggers.values() if is_wandb(options)), None)
-
-
-def is_wandb(options: Mapping[str, Any]) -> bool:
-    """Whether these are the options of W&B's logger."""
-    target = str(options.get("_target_"))
-    return ALIASES.get(target, target) == f"{wandb_logger.__module__}.{wandb_logger.__name__}"
 
 
 def project_of(loggers: Mapping[str, dict[str, Any]], study: str) -> str:

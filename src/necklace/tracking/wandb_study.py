@@ -15,13 +15,14 @@ import wandb
 from rich.console import Console
 
 from necklace.atomic import write_whole
-from necklace.identity import shortened, shown
+from necklace.identity import shortened
 from necklace.results.figure_data import Data, figure_data
 from necklace.results.results import Results
 from necklace.results.table import TableText
-from necklace.study.plan import Plan
+from necklace.study.plan import Plan, row_settings
 from necklace.study.status import RunStatus
-from necklace.tracking.wandb_logger import MOST_WORDS, is_wandb, project_of, wandb_options
+from necklace.tracking.tracker import is_wandb, wandb_options
+from necklace.tracking.wandb_logger import MOST_WORDS, project_of
 from necklace.tracking.wandb_run import FINISH_S, arrived, offline_line, open_run, run_files, unsynced, wandb_mode
 
 TABLE = ".table"
@@ -32,7 +33,7 @@ SYNC_S, SYNC_RUN_S = 30.0, 20.0
 
 
 def logger_settings(plan: Plan, console: Console) -> dict[str, dict[str, Any]]:
-    """Settings of each run's loggers, where they have such options: its row, the axes, and that W&B need not try the server.
+    """Settings of each run's loggers: its row and the axes, and that W&B need not try the server.
 
     Args:
         plan: The study.
@@ -42,15 +43,11 @@ def logger_settings(plan: Plan, console: Console) -> dict[str, dict[str, Any]]:
         Run's hash to dotted key and value.
     """
     _, why = wandb_mode_of(plan) or (None, None)
+    offline: dict[str, Any] = {}
     if why:
         console.print(offline_line(why), markup=False)
-    shared: dict[str, Any] = {f"{key}.axes": list(plan.axes) for key, options in plan.loggers.items() if "axes" in options}
-    if why:
-        shared |= {f"{key}.mode": "offline" for key, options in plan.loggers.items() if is_wandb(options)}
-    with_row = [f"{key}.row" for key, options in plan.loggers.items() if "row" in options]
-    # What a study tries for a row, to choose from it, is no row of its own, but its runs are not to be averaged either.
-    tried = [", ".join([run.row, *(f"{key}={shown(value)}" for key, value in run.choice.items())]) for run in plan.runs]
-    return {run.spec.hash: {**dict.fromkeys(with_row, row), **shared} for run, row in zip(plan.runs, tried, strict=True)}
+        offline = {f"{key}.mode": "offline" for key, options in plan.loggers.items() if is_wandb(options)}
+    return {run: options | offline for run, options in row_settings(plan).items()}
 
 
 def wandb_mode_of(plan: Plan) -> tuple[str, str | None] | None:

@@ -11,8 +11,8 @@ from wandb_workspaces.expr import And
 from necklace.build import built
 from necklace.diagnostics.focal import context_names, focal_layers
 from necklace.model import Model
+from necklace.study.metrics import usual_metric
 from necklace.study.plan import Plan
-from necklace.study.study_file import usual_metric
 from necklace.tracking.wandb_logger import config_column, project_of
 
 ROW = "JobType"  # where a run carries the name of its row

@@ -104,10 +104,10 @@ def tried(case: Case, template: Path, expected: dict[str, tuple], folder: Path) 
     return Ending(during[0] if during else None, code, said, outcome(folder) == expected, failed, everything)
 
 
-def killed(folder: Path, moment: str) -> tuple[int, str]:
+def killed(folder: Path, moment: str, *arguments: str) -> tuple[int, str]:
     """The command is killed, with its run, at a moment that tests/user/deadly.py knows."""
     (folder / "kill").write_text(moment)
-    process = ablate(folder, "hydra.launcher.slots=1")
+    process = ablate(folder, "hydra.launcher.slots=1", *arguments)
     (folder / "pid").write_text(str(process.pid))
     ended = process.finish()
     (folder / "kill").unlink()

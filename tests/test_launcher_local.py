@@ -76,6 +76,31 @@ def test_jobs_are_taken_as_slots_become_free(options: LocalOptions, tmp_path: Pa
     assert [error_of(result) for result in results.values()] == [None] * (2 * len(CORES) + 1)
 
 
+def test_a_job_that_only_the_result_of_another_makes_known(options: LocalOptions) -> None:
+    seen: list[int] = []
+
+    def jobs() -> Iterator[Job | None]:
+        yield job(0, launcher_calls.report, 0)
+        while not seen:
+            yield None
+        yield job(1, launcher_calls.report, 1)
+        yield None  # nobody runs any more, so nothing will make one known
+
+    assert sorted(run_jobs(jobs(), options, lambda index, result: seen.append(index))) == seen == [0, 1]
+
+
+def test_no_job_starts_after_its_time(options: LocalOptions) -> None:
+    calls = [job(index, launcher_calls.report, index) for index in range(3)]
+    assert run_jobs(calls, options, until=time.monotonic() - 1) == {}
+
+    def late() -> Iterator[Job]:
+        yield calls[0]
+        time.sleep(0.5)
+        yield calls[1]
+
+    assert list(run_jobs(late(), options, until=time.monotonic() + 0.4)) == [0]
+
+
 @pytest.mark.slow
 def test_after_a_server_that_died_the_next_launch_starts_another(options: LocalOptions) -> None:
     (result,) = run_jobs([job(0, launcher_calls.kill_server)], options).values()

@@ -1,4 +1,5 @@
-"""From overrides to configs; with `guard/config_files.py` and `launcher/hydra_jobs.py` all that needs Hydra's private API.
+"""From overrides to configs; with `config_listing.py`, `guard/config_files.py` and `launcher/hydra_jobs.py` all that needs
+Hydra's private API.
 
 `Composer` does Hydra's whole composition once for each choice of config groups, and puts single values onto a copy of it.
 Hydra takes 80 to 110 ms for a run of this project, nearly all of it for reading and merging the groups' files, which the runs
@@ -19,7 +20,6 @@ from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.defaults_list import create_defaults_list
 from hydra.conf import HydraConf
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException
@@ -235,28 +235,6 @@ def loading(
             yield
     finally:
         changed.load_configuration = original
-
-
-@contextmanager
-def listing_once() -> Iterator[None]:
-    """Within it, Hydra looks once at what is in a config group, and not twice for one help, each time through all its own."""
-    original = ConfigLoaderImpl.get_group_options
-    repositories: dict[str, IConfigRepository] = {}  # to make one takes 5 ms, and there are 70 groups
-
-    def options(
-        self: Any, group_name: str, results_filter: Any = ObjectType.CONFIG, config_name: Any = None, overrides: Any = ()
-    ) -> list[str]:
-        place = repr((config_name, overrides))
-        if place not in repositories:
-            repositories[place] = self._parse_overrides_and_create_caching_repo(config_name, list(overrides or ()))[1]
-        return repositories[place].get_group_options(group_name, results_filter)
-
-    changed: Any = ConfigLoaderImpl
-    changed.get_group_options = options
-    try:
-        yield
-    finally:
-        changed.get_group_options = original
 
 
 def _load_multirun(load: Callable[[list[str]], DictConfig], overrides: list[str]) -> DictConfig:

@@ -19,7 +19,8 @@ from omegaconf import DictConfig, open_dict
 from necklace.allocator import keep_freed_memory
 from necklace.cli.deferred import defer_scipy_signal
 from necklace.cli.stopping import at_once, ending_quickly, stoppable
-from necklace.config import Composer, choices_of, listing_once, loading
+from necklace.config import Composer, choices_of, loading
+from necklace.config_listing import listing_once
 from necklace.guard.targets import check_composed, named_folders, named_targets
 from necklace.guard.text import printable
 

@@ -77,8 +77,8 @@ class Until:
         self._compared = 0
         self._told: set[str] = set()
 
-    def asked(self, found: Sequence[RunStatus]) -> Collection[str]:
-        """The hashes of all runs that are asked for, given what exists of the plan's runs.
+    def asked(self, found: Sequence[RunStatus]) -> list[str]:
+        """The hashes of all runs that are asked for, seed by seed, given what exists of the plan's runs.
 
         Raises:
             NotComparable: The finished runs differ in more than the study's axes.
@@ -95,7 +95,9 @@ class Until:
                 self._say(told(standing, self._most))
             elif standing.verdict and not standing.decided:  # its pairs went on for others' sake
                 self._told.discard(standing.pair)
-        return {self.plan.runs[n].spec.hash for n in self._first(asked)}
+        places = range(max(asked.values()))
+        numbers = [own[place] for place in places for row, own in self._numbers.items() if place < asked[row]]
+        return [self.plan.runs[n].spec.hash for n in numbers]
 
     def asked_now(self, found: Sequence[RunStatus]) -> tuple[Plan, list[RunStatus]]:
         """The plan of the runs that are asked for, and what exists of them; tells nothing."""

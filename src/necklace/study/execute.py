@@ -7,7 +7,7 @@ next run and come back.
 import itertools
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,8 +66,8 @@ class Agenda(Protocol):
 
     until: float
 
-    def asked(self, found: Sequence[RunStatus]) -> Collection[str]:
-        """The hashes of all runs that are asked for, given what exists of the plan's runs; more as more have ended."""
+    def asked(self, found: Sequence[RunStatus]) -> Sequence[str]:
+        """The hashes of all runs that are asked for, in their order, given what exists of the plan's runs; more as more end."""
         ...
 
     def heading(self) -> str:
@@ -87,9 +87,8 @@ class _Course:
     def look(self) -> tuple[list[tuple[PlannedRun, RunStatus]], bool]:
         """The runs that are due, and whether another process trains one that is asked for."""
         found = self.status.all()
-        asked = None if self.agenda is None else self.agenda.asked(found)
-        pairs = zip(self.status.plan.runs, found, strict=True)
-        wanted = [(run, at) for run, at in pairs if asked is None or run.spec.hash in asked]
+        pairs = {run.spec.hash: (run, at) for run, at in zip(self.status.plan.runs, found, strict=True)}
+        wanted = list(pairs.values()) if self.agenda is None else [pairs[one] for one in self.agenda.asked(found)]
         due = [(run, at) for run, at in wanted if run.spec.hash not in self._ended and at.state in self._states]
         return due, any(at.state == "running" for _, at in wanted)
 

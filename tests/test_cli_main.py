@@ -8,7 +8,7 @@ import pytest
 
 from necklace.cli import main as command
 
-VERBS = ("train", "ablate", "inspect", "predict", "export", "dashboard", "bench")
+VERBS = ("train", "ablate", "inspect", "contexts", "predict", "export", "dashboard", "bench")
 ROOT = Path(__file__).parents[1]
 
 
@@ -39,6 +39,7 @@ def test_no_verb_or_an_unknown_one_is_answered_with_the_verbs(
         ("train", "train", "command"),
         ("ablate", "ablate", "main"),
         ("inspect", "inspection", "main"),
+        ("contexts", "contexts", "main"),
         ("predict", "prediction", "main"),
         ("export", "export", "main"),
         ("dashboard", "dashboard", "main"),

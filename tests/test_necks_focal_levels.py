@@ -78,7 +78,8 @@ def is_fast(module: FocalModulation, x: Tensor) -> bool:
 def finished_is_fast(module: FocalModulation, x: Tensor) -> bool:
     """Whether the levels beside a finished global context come from the function: they are added to it."""
     _, z, gates = module._project(x)
-    y: Any = aggregated(z, gates, module.focal_layers, recompute=module.recompute, finish=module._finish, **module._chosen())
+    chosen: Any = module._chosen() | {"recompute": module.recompute, "finish": module._finish}
+    y: Any = aggregated(z, gates, module.focal_layers, **chosen)
     return "_Levels" in y.grad_fn.next_functions[0][0].name()
 
 
@@ -269,7 +270,8 @@ def test_a_level_that_somebody_replaced_is_used() -> None:
 
 
 def test_recomputing_counts_a_batch_once() -> None:
-    for options in ({}, {"context": "avg_pool"}):  # by the function, and by torch's checkpoint
+    both: list[dict[str, Any]] = [{}, {"context": "avg_pool"}]
+    for options in both:  # by the function, and by torch's checkpoint
         module = neck(recompute=True, global_norm="batch", dtype=torch.float32, **options)
         module(drawn(3, 6, 5, 5, dtype=torch.float32)).sum().backward()
         assert module.context_norm is not None

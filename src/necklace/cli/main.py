@@ -10,6 +10,7 @@ USAGE = """usage: necklace VERB ...
   train key=value ...     train and test one run, or one of each combination with -m
   ablate NAME             run what is missing of a study and write its tables; also plan, table, verify, reproduce, sync
   inspect RUN             draw a finished run's receptive field, gates and confusion matrix
+  contexts RUN...         how large the contexts of finished runs' focal layers are, and what of the label reaches the head
   predict RUN IMAGES...   a finished run's predictions for files and folders of images, as CSV or JSON
   export RUN              write a finished run's model for other programs: ONNX, TorchScript or safetensors
   dashboard NAME          save a study's panels as a workspace of its W&B project
@@ -19,7 +20,14 @@ Each verb explains itself with --help. Inside a checkout, python train.py and py
 
 
 # Verb to its module: commands that begin anew when they have been stopped.
-OTHERS = {"inspect": "inspection", "predict": "prediction", "export": "export", "dashboard": "dashboard", "bench": "bench"}
+OTHERS = {
+    "inspect": "inspection",
+    "contexts": "contexts",
+    "predict": "prediction",
+    "export": "export",
+    "dashboard": "dashboard",
+    "bench": "bench",
+}
 
 
 def main() -> None:
@@ -43,9 +51,7 @@ def main() -> None:
         with stoppable(ENDED):
             command.main(arguments)
     else:
-        sys.exit(
-            f"{USAGE}\n\nerror: {verb or 'no verb'}: must be one of train, ablate, inspect, predict, export, dashboard, bench"
-        )
+        sys.exit(f"{USAGE}\n\nerror: {verb or 'no verb'}: must be one of {', '.join(('train', 'ablate', *OTHERS))}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 
 from necklace.results.analysis import analyse
 from necklace.results.methods import methods, methods_files
-from necklace.results.prose import BIBLIOGRAPHY, Cite, Code, bibtex_of, cited, latex_of, latex_text, markdown_of
+from necklace.results.prose import BIBLIOGRAPHY, Cite, Code, Paragraph, bibtex_of, cited, latex_of, latex_text, markdown_of
 from necklace.results.results import Results
 from necklace.study.rules import Setting
 from tests.synthetic import example, synthetic_run, synthetic_runs, synthetic_study
@@ -102,7 +102,7 @@ NASTY = r"a_b %c #1 {x} $y$ ~z ^2 \input{/etc/passwd} <b> & `t` ![p](http://x) -
 
 
 def test_names_are_text_in_latex_and_markdown() -> None:
-    paragraphs = [("A & B", [["row ", Code(NASTY), " of ", NASTY, Cite("holm1979simple"), "."]])]
+    paragraphs: list[Paragraph] = [("A & B", [["row ", Code(NASTY), " of ", NASTY, Cite("holm1979simple"), "."]])]
     tex = latex_of(paragraphs)
     assert balanced(tex)
     for command in re.findall(r"\\([a-zA-Z]+)", tex):

@@ -69,7 +69,7 @@ def _pass(run: TrainedRun, model: Model) -> tuple[dict[str, dict[str, Any]], dic
     """One pass over val: each layer's magnitudes, the pooled features of backbone and neck, and the labels."""
     layers, inputs = focal_layers(model), dict[str, Tensor]()
     hooks = [
-        layer.register_forward_pre_hook(lambda _, given, name=name: inputs.update({name: given[0]}))
+        layer.register_forward_pre_hook(lambda _, given, name=name: inputs.__setitem__(name, given[0]))
         for name, layer in layers.items()
     ]
     squares: dict[str, list[Tensor]] = {name: [] for name in layers}

@@ -160,7 +160,7 @@ def _backbone_and_head(record: Record) -> str:
     node = record.config.get("backbone") or {}
     options = scalars(node, {"name", "stage"} if node.get("stages") else {"name"})
     options += [f"{key}={shown(value)}" for key, value in leaves(node.get("options") or {}).items()]
-    named = [f"of {node['name']}"] if isinstance(node.get("name"), str) and node["name"] != backbone else []
+    named = [f"a form of {node['name']}"] if isinstance(node.get("name"), str) and node["name"] != backbone else []
     about = ", ".join([*named, *(text.replace("=", " ") for text in options)])
     taken, tensors = (*record.pretrained, 0, 0)[:2]
     start = f"{taken} of its {tensors} tensors from a file of pretrained weights" if taken else "trained from random weights"
@@ -196,7 +196,8 @@ def training_sentences(results: Results) -> list[Sentence]:
 
 def _budget(record: Record) -> str:
     batch = record.config.get("batch_size")
-    of = f" with {batch} images in a step" if batch else ""
+    most = "up to " if record.choices.get("data/sizes") == "native" else ""
+    of = f" with {most}{batch} images in a step" if batch else ""
     return f"{record.epochs} epochs ({record.steps:,} steps){of}" if record.epochs else ""
 
 

@@ -25,7 +25,7 @@ class Cite:
 
 Part = str | Code | Cite
 Sentence = Sequence[Part]
-Paragraph = tuple[str, list[Sentence]]
+Paragraph = tuple[str, Sequence[Sentence]]
 """A heading, and sentences."""
 
 # Key to type, fields and, for Markdown, the reference in words.

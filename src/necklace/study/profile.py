@@ -47,7 +47,7 @@ Row = tuple[dict[str, Any], DataFacts]
 def row_costs(
     plan: Plan, runs: Sequence[StudyRun], folder: Path, measure: bool, note: Callable[[str], object] = print
 ) -> dict[str, dict[str, Any]]:
-    """The costs of a study's rows: those in its folder if they are of the same runs and code, else measured now.
+    """The costs of a study's rows: those in its folder if they are of these runs, or of today's code; else measured now.
 
     Where the study's runs are jobs of SLURM, they are measured in a job of their own, with what a run is given.
 
@@ -62,10 +62,12 @@ def row_costs(
     first = {run.row: run for run in reversed(plan.runs) if run.spec.hash in done}
     rows = {row: first[row] for row in plan.rows if row in first}
     marks = {row: _mark(run) for row, run in rows.items()}
+    # A stale run stays in the table, and with it what was measured when it was trained.
+    valid = {(row, mark["hash"], mark["code"]) for row, mark in marks.items()}
+    valid |= {(run.row, run.record.hash, version_digest(run.record.code)) for run in runs if run.record}
 
     def known() -> dict[str, dict[str, Any]]:
-        costs = read_costs(folder)
-        return {row: cost for row, cost in costs.items() if marks.get(row) == {key: cost[key] for key in ("hash", "code")}}
+        return {row: cost for row, cost in read_costs(folder).items() if (row, cost["hash"], cost["code"]) in valid}
 
     if not measure or known().keys() == rows.keys():
         return known()

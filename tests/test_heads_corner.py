@@ -12,5 +12,5 @@ def test_corner_is_a_mean_over_the_first_positions(side: int, places: int) -> No
 
 
 def test_a_corner_of_no_pixels_is_refused() -> None:
-    with pytest.raises(ValueError, match="head.side=0: must be at least 1 pixel"):
+    with pytest.raises(ValueError, match=r"head.side=0: must be at least 1 pixel"):
         Corner(4, 3, side=0)

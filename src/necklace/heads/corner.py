@@ -1,4 +1,4 @@
-"""The mean over a corner of the map and a linear layer: what a network knows in a part of the image, instead of anywhere in it."""
+"""The mean over a corner of the map and a linear layer: what a network knows in a part of the image, not anywhere in it."""
 
 import torch
 from torch import nn

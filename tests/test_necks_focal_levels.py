@@ -71,7 +71,8 @@ def level(module: FocalModulation, number: int) -> Any:
 
 def is_fast(module: FocalModulation, x: Tensor) -> bool:
     _, z, gates = module._project(x)
-    y = aggregated(z, gates, module.focal_layers, recompute=module.recompute, **module._chosen())
+    chosen: Any = module._chosen()
+    y = aggregated(z, gates, module.focal_layers, recompute=module.recompute, **chosen)
     return y.grad_fn is not None and "_Levels" in y.grad_fn.name()
 
 

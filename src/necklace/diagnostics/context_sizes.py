@@ -67,11 +67,13 @@ def label_share(features: Tensor, labels: Tensor) -> float:
 
 def _pass(run: TrainedRun, model: Model) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor], Tensor]:
     """One pass over val: each layer's magnitudes, the pooled features of backbone and neck, and the labels."""
-    layers, inputs = focal_layers(model), dict[str, Tensor]()
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, given, name=name: inputs.update({name: given[0]}))
-        for name, layer in layers.items()
-    ]
+    layers = focal_layers(model)
+    inputs: dict[str, Tensor] = {}
+
+    def caught(name: str) -> Any:
+        return lambda _, given: inputs.update({name: given[0]})
+
+    hooks = [layer.register_forward_pre_hook(caught(name)) for name, layer in layers.items()]
     squares: dict[str, list[Tensor]] = {name: [] for name in layers}
     pooled: dict[str, list[Tensor]] = {"backbone": [], "neck": []}
     labels: list[Tensor] = []

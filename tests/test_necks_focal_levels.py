@@ -71,15 +71,8 @@ def level(module: FocalModulation, number: int) -> Any:
 
 def is_fast(module: FocalModulation, x: Tensor) -> bool:
     _, z, gates = module._project(x)
-    chosen = module._chosen()
-    y = aggregated(
-        z,
-        gates,
-        module.focal_layers,
-        top_only=chosen["top_only"],
-        global_context=chosen["global_context"],
-        recompute=module.recompute,
-    )
+    chosen: Any = module._chosen()
+    y = aggregated(z, gates, module.focal_layers, recompute=module.recompute, **chosen)
     return y.grad_fn is not None and "_Levels" in y.grad_fn.name()
 
 

@@ -261,7 +261,7 @@ def test_what_is_read_is_accepted(check: Callable[..., dict[str, str]], line: st
         ("optimizer.lr=high", "optimizer.lr=high: must be"),
         ("optimizer=sgd optimizer.momentum=0", "optimizer: Nesterov momentum requires a momentum"),
         ("neck=[focal,spp]", "neck=[focal,spp]: must be one choice"),
-        ("neck=null", "neck=null: must be one of conv, dw_convnet, focal"),
+        ("neck=null", "neck=null: must be one of attention, conv, dw_convnet, focal"),
         ("neck=3", "neck=3: must be one of"),
         ("neck=focl", "neck=focl: there is no neck/focl; did you mean neck=focal?"),
         ("data/size=native", "data/size: nothing reads it; did you mean data/sizes?"),

@@ -6,7 +6,7 @@ from torch import nn
 
 from necklace.build import datamodule_of, model_of
 from necklace.data.datamodule import DataModule
-from necklace.heads import Flatten, Gap, Point, Pyramid
+from necklace.heads import Corner, Flatten, Gap, Pyramid
 from necklace.model import Model
 from necklace.run.checks import check_read_out, premise_note
 from tests.conftest import spec_of
@@ -45,12 +45,12 @@ def test_a_head_that_is_not_linear_is_named() -> None:
 
 
 def test_transport_is_read_in_its_corner() -> None:
-    data, model = parts("data.source.grade=transport", "head=point")
+    data, model = parts("data.source.grade=transport", "head=corner")
     check_read_out(data, model)
     assert premise_note(data, model) is None
-    for head in (Gap(16, 4), Flatten(16, 4, (12, 12)), Point(16, 4, stride=4, at=(6, 12)), Pyramid(16, 4, bins=[2])):
+    for head in (Gap(16, 4), Flatten(16, 4, (12, 12)), Corner(16, 4, stride=4, side=13), Pyramid(16, 4, bins=[2])):
         model.head = head
-        with pytest.raises(ValueError, match=r"within 12 pixels of the top left corner, .* take head=point"):
+        with pytest.raises(ValueError, match=r"within 12 pixels of the top left corner, .* take head=corner"):
             check_read_out(data, model)
 
 

@@ -21,7 +21,7 @@ neck. A run whose head is not linear says so when it starts.
 **Grades.** Three tasks, from what is part of the join to the join (`grade`):
 
 - `transport`: the glyph lies in the top left corner, the marker far from it, the label is the marker's colour, and the head
-  reads the map at the glyph alone (`head=point`; a run refuses another). No window of the backbone there contains the marker,
+  reads the map at the glyph alone (`head=corner`; a run refuses another). No window of the backbone there contains the marker,
   and the marker's place and the rest of the image are independent of its colour. So what is read says nothing about the
   label: chance for every network without context, whatever follows, for loss and accuracy alike. With context it needs no
   join, only the way.

@@ -9,7 +9,7 @@ variance between the labels' means over the whole variance, both summed over the
 have (K - 1) / (N - 1) on the mean, for K labels and N images.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,12 +67,13 @@ def label_share(features: Tensor, labels: Tensor) -> float:
 
 def _pass(run: TrainedRun, model: Model) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor], Tensor]:
     """One pass over val: each layer's magnitudes, the pooled features of backbone and neck, and the labels."""
-    layers, inputs = focal_layers(model), dict[str, Tensor]()
+    layers = focal_layers(model)
+    inputs: dict[str, Tensor] = {}
 
-    def keeps(name: str) -> Callable[[nn.Module, Any], None]:
-        return lambda _, given: inputs.__setitem__(name, given[0])
+    def caught(name: str) -> Any:
+        return lambda _, given: inputs.update({name: given[0]})
 
-    hooks = [layer.register_forward_pre_hook(keeps(name)) for name, layer in layers.items()]
+    hooks = [layer.register_forward_pre_hook(caught(name)) for name, layer in layers.items()]
     squares: dict[str, list[Tensor]] = {name: [] for name in layers}
     pooled: dict[str, list[Tensor]] = {"backbone": [], "neck": []}
     labels: list[Tensor] = []

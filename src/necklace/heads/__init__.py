@@ -5,10 +5,10 @@ they vary) and `stride`; only `Flatten` needs the last two. A dense head, one wi
 `strides` of all maps that the backbone hands out, and `num_classes`.
 """
 
+from necklace.heads.corner import Corner
 from necklace.heads.dense import Dense, DenseHead
 from necklace.heads.flatten import Flatten
 from necklace.heads.gap import Gap
-from necklace.heads.point import Point
 from necklace.heads.pyramid import Pyramid
 
-__all__ = ["Dense", "DenseHead", "Flatten", "Gap", "Point", "Pyramid"]
+__all__ = ["Corner", "Dense", "DenseHead", "Flatten", "Gap", "Pyramid"]

@@ -117,7 +117,7 @@ def check_read_out(data: DataModule, model: Model) -> None:
     if not read or any(stride * place >= data.read_within for place in chain.from_iterable(read)):
         raise ValueError(
             f"head: the label of these images is to be read within {data.read_within} pixels of the top left corner, where the "
-            f"glyph is; this head reads {'other places too' if read else 'no such label'}; take head=point, head.at in there"
+            f"glyph is; this head reads {'other places too' if read else 'no such label'}; take head=corner"
         )
 
 

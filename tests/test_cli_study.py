@@ -387,7 +387,8 @@ def test_what_study_yaml_no_longer_asks_for_is_kept_and_comes_back(tmp_path: Pat
     assert "2 results that study.yaml no longer asks for are in experiments/tiny/records/retired" in output
     assert records_of(kept) == ["none", "spp"]
     assert records_of(kept / "retired") == ["conv", "sppf"]
-    assert "conv" not in table.read_text()
+    assert "| conv |" not in table.read_text()
+    assert "2 of the comparisons are not in the table any more, and count all the same: conv, sppf." in table.read_text()
     code, output = here(tmp_path, "--verify")
     assert code == 0, output
     assert "are what the 2 records give" in output

@@ -147,7 +147,8 @@ def test_forecast_is_the_share_of_other_studies_that_are_decided(sd: float, effe
     needed = seeds_needed(sd, effect, rule)
     assert needed is not None
     decided = first_decision(np.random.default_rng(5).normal(effect, sd, (3000, 80)), rule)
-    assert np.mean(decided <= needed) == pytest.approx(0.8, abs=0.06)
+    assert np.mean(decided <= needed) > 0.77
+    assert np.mean(decided <= needed - 1) < 0.83
     assert seeds_needed(sd, effect, rule) == needed
 
 

@@ -186,7 +186,7 @@ def _print(table: "TableText", title: str) -> None:
 
     Console().print(terminal(table, title))
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    for note in [table.caption, *table.notes]:
+    for note in [*table.answer, table.caption, *table.notes]:
         console.print(note)
 
 

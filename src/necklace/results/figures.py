@@ -97,7 +97,7 @@ def _draw_differences(data: Data) -> Figure:
     entries: list[tuple[Artist, list[str]]] = [
         (
             Line2D([], [], color=COLOURS[0], linewidth=2, marker="o", markersize=5),
-            fitted_lines(f"to {data['baseline']}: mean, {_interval_name(data)} over seeds", LEGEND, 2),
+            fitted_lines(f"to {data['baseline']}: mean, {_interval_name(data)}", LEGEND, 2),
         ),
         *_verdict_entries(rows, data, COLOURS[0], "o"),
         (
@@ -125,20 +125,20 @@ def _draw_controls(data: Data) -> Figure:
     colour = COLOURS[0] if "margin" in data else COLOURS[4]
     sign = Line2D([], [], color=colour, linewidth=2, marker="s", markersize=5)
     entries: list[tuple[Artist, list[str]]] = [
-        (sign, ["to the control of its own size: mean,", f"{_interval_name(data)} over seeds"]),
+        (sign, ["to the control of its own size: mean,", _interval_name(data)]),
         *_verdict_entries(rows, data, colour, "s"),
     ]
     add_legend(figure, entries, len(data["rows"]))
     return figure
 
 
-# Of verdicts: blue and vermilion are told apart by those who see red and green as one; an undecided mark is hollow.
-_VERDICTS = {"better": COLOURS[6], "worse": COLOURS[4], "equal": COLOURS[3], "undecided": GREY}
+# Of a palette that is told apart by those who see red and green as one; an undecided mark is hollow besides.
+_VERDICTS = {"better": COLOURS[3], "worse": COLOURS[4], "equal": COLOURS[2], "undecided": GREY}
 _MARGIN = "#E4EEF6"
 
 
 def _interval_name(data: Data) -> str:
-    return "interval at any number of seeds" if data.get("rule") == "anytime" else "95 % t interval"
+    return "interval over any number of seeds" if data.get("rule") == "anytime" else "95 % t interval over seeds"
 
 
 def _draw_margin(axes: Axes, data: Data) -> None:

@@ -27,7 +27,7 @@ def notes_below(
         *_verdicts(study, rows),
         *([] if _anytime(study) else _power(rows, study.info.baseline)),
         *_equal_differences(rows),
-        *_controls(rows),
+        *_controls(rows, _anytime(study)),
         *_cost_conditions(study),
         *study.info.dropped,
         *differences,
@@ -159,10 +159,11 @@ def _equal_differences(rows: Sequence[Row]) -> list[str]:
     return [f"No interval for {'; '.join(names)}: the same difference on every seed says nothing of its spread."]
 
 
-def _controls(rows: Sequence[Row]) -> list[str]:
+def _controls(rows: Sequence[Row], corrected: bool) -> list[str]:
     """The rows with a control, and their control."""
     pairs = "; ".join(f"{row.name} to '{row.control.name}'" for row in rows if row.control)
-    return [f"Controls of a neck's own size: {pairs}. Paired by seed, without correction for their number."] if pairs else []
+    how = "Paired by seed" if corrected else "Paired by seed, without correction for their number"
+    return [f"Controls of a neck's own size: {pairs}. {how}."] if pairs else []
 
 
 def _cost_conditions(study: StudyRecords) -> list[str]:

@@ -13,7 +13,6 @@ from necklace.results.figure_data import Data, figure_data
 from necklace.results.figures import render
 from necklace.results.recipe import commits, recipe
 from necklace.results.results import Results, metric_by_seed
-from necklace.results.rulings import sentences
 from necklace.results.table import TableText, mean_text
 
 # Heading and caption of each figure, in the order of the page.
@@ -97,7 +96,6 @@ def report_html(results: Results, table: TableText) -> str:
             if run.thumbnails
         ],
         runs=len(runs),
-        answer=sentences(results),
         largest_gap=max(map(abs, results.same.gaps.values())) if results.same else None,
         missing=[run for run in runs if run.record is None],
         by_class=_by_class(results),
@@ -110,7 +108,7 @@ def _figure_caption(name: str, caption: str, results: Results) -> str:
     if name not in ("differences", "controls"):
         return caption
     if results.setting:
-        caption += " The band is the margin: what lies within it does not matter. A colour is a verdict."
+        caption += " The band is the margin: what lies within it does not matter. A colour is a verdict, over all comparisons."
     if name == "differences":
         caption += f" The {'dotted lines are' if results.setting else 'band is'} the spread of the baseline between seeds."
     if results.anytime:

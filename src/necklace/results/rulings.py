@@ -53,25 +53,28 @@ def rule_of(rules: Rules, row: str, to: str) -> Rule:
 
 
 def sentences(results: Results) -> list[str]:
-    """The answer of a study: a sentence for each verdict, such as `sppf against none: better by 0.4 to 1.1 points, 12 seeds`.
+    """The answer of a study: a sentence for each row, such as `sppf against none: better by 0.4 to 1.1 points, 12 seeds`.
 
     Args:
         results: Those of the study.
     """
     said = []
     for row in results.rows:
-        pairs = [(f"{row.name} against {results.study.baseline}", row.verdict)]
+        pairs = [(f"against {results.study.baseline}", row.verdict)]
         if row.control:
-            name = "1x1 convolutions of its size" if row.control.name.startswith("conv, ") else f"{row.control.name}"
-            pairs.append((f"{row.name} against {name}", row.control.verdict))
-        said += [f"{pair}: {_with_units(found)}" for pair, found in pairs if found]
+            name = "1x1 convolutions of its size" if row.control.name.startswith("conv, ") else row.control.name
+            pairs.append((f"against {name}", row.control.verdict))
+        parts = [f"{pair}: {_in_full(found)}" for pair, found in pairs if found]
+        said += [f"{row.name} {'; '.join(parts)}"] if parts else []
     return said
 
 
-def _with_units(found: Verdict) -> str:
-    words = in_words(found)
-    unit = " points" if found.kind in ("better", "worse") else ""
-    return f"{words}{unit}, {found.n} seed{'s' * (found.n != 1)}"
+def _in_full(found: Verdict) -> str:
+    """A verdict with its unit and its number of seeds."""
+    words, seeds = in_words(found), f"{found.n} seed{'s' * (found.n != 1)}"
+    if found.kind == "undecided":
+        return words.replace("undecided", f"undecided after {seeds}", 1)
+    return f"{words}{' points' if found.kind in ('better', 'worse') else ''}, {seeds}"
 
 
 def _verdict(row: Row, others: Sequence[StudyRun], to: str, study: StudyRecords, rules: Rules) -> Verdict:

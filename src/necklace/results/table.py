@@ -12,6 +12,7 @@ from rich.text import Text
 from necklace.guard.text import in_markdown, on_one_line
 from necklace.results.notes import missing_runs
 from necklace.results.results import Results, Row
+from necklace.results.rulings import sentences
 from necklace.results.stats import Difference, Interval, Summary, star, summarise
 from necklace.results.verdicts import Verdict, in_words
 
@@ -28,12 +29,14 @@ class TableText:
         rows: As many texts each as there are headers.
         notes: Sentences under the table.
         caption: What the columns mean.
+        answer: The verdicts, a sentence for each row.
     """
 
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
     caption: str
+    answer: tuple[str, ...] = ()
 
 
 def table_text(results: Results) -> TableText:
@@ -48,6 +51,7 @@ def table_text(results: Results) -> TableText:
         rows=tuple(zip(*(texts for _, texts in columns), strict=True)),
         notes=(*results.notes, *missing_runs(results.rows)),
         caption=_caption(results),
+        answer=tuple(sentences(results)),
     )
 
 
@@ -266,7 +270,7 @@ def _latex(text: str) -> str:
     return " ".join(f"${word}$" if word[:1] in "+-" and word[1:2].isdigit() else word for word in escaped.split(" "))
 
 
-SHORT = ("row", "n", "difference", "95 % t", "verdict", "params")
+SHORT = ("row", "n", "difference", "95 % t", "params")
 
 
 def terminal(table: TableText, title: str) -> Table:

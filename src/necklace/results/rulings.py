@@ -97,13 +97,13 @@ def verdict_between(runs: Sequence[StudyRun], others: Sequence[StudyRun], rule: 
     own, other = metric_by_seed(runs, metric), metric_by_seed(others, metric)
     shared = [seed for seed in own if seed in other]
     differences = 100 * paired_differences(np.array([own[s] for s in shared]), np.array([other[s] for s in shared]))
-    floor = _floor([run.record for run in runs if run.record], metric)
+    floor = resolution([run.record for run in runs if run.record], metric)
     one, two = ({run.seed: run.record for run in those if run.record} for those in (runs, others))
     same = all(one[seed].weights_hash == two[seed].weights_hash for seed in shared)
     return verdict(differences, rule, floor, same)
 
 
-def _floor(records: Sequence[Record], metric: str) -> float:
+def resolution(records: Sequence[Record], metric: str) -> float:
     """What one test image counts, in points: an accuracy says nothing of a spread below. 0 for other metrics."""
     if not metric.startswith(_OF_ACCURACY):
         return 0.0

@@ -14,7 +14,7 @@ import numpy as np
 
 from necklace.results import anytime
 from necklace.results.analysis import control_of
-from necklace.results.rulings import rule_of, verdict_between
+from necklace.results.rulings import resolution, rule_of, verdict_between
 from necklace.results.verdicts import MOST_SEEDS, Rule, Verdict, in_words, seeds_needed
 from necklace.study.rules import CONTROL, Rules
 from necklace.study.store import StudyInfo, StudyRun
@@ -196,7 +196,9 @@ def forecasts(decisions: Decisions, runs: Mapping[str, Sequence[StudyRun]]) -> l
             sd = float(x.std(ddof=1)) if own else max(spreads)
             # Where nothing is known of the mean, the worst case: as far from 0 as from the margin.
             effect = math.fsum(x) / len(x) if own else rule.margin / 2
-            needed = seeds_needed(sd, effect, rule, seen=x if own else ())
+            records = [run.record for run in runs[standing.comparison.row] if run.record]
+            floor = resolution(records, decisions.info.metric) if records else 0.0
+            needed = seeds_needed(max(sd, floor), effect, rule, floor=floor, seen=x if own else ())
             found.append(Forecast(standing, MOST_SEEDS if needed is None else needed, not own))
     return found
 

@@ -119,8 +119,8 @@ def test_killed_at_several_moments_and_ended_by_two_at_once_it_has_the_same_seed
 
 @pytest.mark.slow
 def test_what_ends_it_before_it_is_decided(tmp_path: Path) -> None:
-    rows = [{"neck": "planted", "neck.width": [8, 12]}, {"neck": "planted", "neck.width": 16, "neck.raises_in": 1}]
-    names = ("planted, width=8", "planted, width=12", "planted, raises_in=1, width=16")
+    rows = [{"neck": "planted", "neck.width": [8, 12]}, {"neck": "planted", "neck.width": 16, "neck.raises": True}]
+    names = ("planted, width=8", "planted, width=12", "planted, raises=True, width=16")
     folder = new_study(tmp_path, **STUDY | {"baseline": names[0], "rows": rows, "margin": 0.1})
     # No time: what runs ends, nothing else starts.
     code, said = here(folder, "--until-decided", "--budget", "0.001s")
@@ -131,7 +131,7 @@ def test_what_ends_it_before_it_is_decided(tmp_path: Path) -> None:
     # A run that fails: its row stays, the other goes on to the most.
     code, said = here(folder, "--until-decided", "--max-seeds", "3")
     assert code == 1
-    assert f"{names[2]} against {names[0]}: undecided: {names[2]}, seed 1 failed (ValueError: this neck raises)" in said
+    assert f"{names[2]} against {names[0]}: undecided: {names[2]}, seed 0 failed (ValueError: this neck raises)" in said
     assert "3 seeds are the most that it may have" in said
     assert seeds_of(folder)[names[1]] == [0, 1, 2]
     assert "to decide, with a probability of 80 %" in here(folder, "--plan", "--until-decided", "--max-seeds", "3")[1]
@@ -162,7 +162,7 @@ def test_what_it_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["--budget", "3h"], "--budget goes with --until-decided"),
         (["--max-seeds", "9"], "--max-seeds goes with --until-decided"),
         (["--until-decided", "--table", "--budget", "3h"], "--budget: nothing is trained here"),
-        (["--until-decided", "--budget", "3h", "hydra/launcher=slurm"], "its queue decides when a job starts"),
+        (["--until-decided", "--budget", "3h", "hydra/launcher=slurm"], "jobs wait in its queue, where no budget holds them"),
     ):
         code, said = here(folder, *arguments)
         assert code in (1, 2), arguments

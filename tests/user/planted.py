@@ -13,15 +13,15 @@ from necklace.tasks.classification import Classification
 class Planted(ConvNeck):
     """ConvNeck with a known outcome, and the fuse of `deadly`."""
 
-    def __init__(self, channels: int, width: int = 8, share: float = 0.5, raises_in: int = -1) -> None:
+    def __init__(self, channels: int, width: int = 8, share: float = 0.5, raises: bool = False) -> None:
         super().__init__(channels, width)
-        self.share, self.raises_in = share, raises_in
+        self.share, self.raises = share, raises
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Transform [B, C, h, w], or not."""
         if self.training:
             deadly.reached("step")
-            if torch.initial_seed() == self.raises_in:
+            if self.raises:
                 raise ValueError("this neck raises")
         return super().forward(x)
 

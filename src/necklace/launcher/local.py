@@ -135,7 +135,8 @@ def run_jobs(
                 else:
                     break
             # While a job waits for a slot, another launcher may leave one; while none is known, another may make one known.
-            wait([each.process for each in running], LOOK_S if isinstance(asked, Job) else ASK_S if asked is None else None)
+            if running or isinstance(asked, Job):
+                wait([each.process for each in running], LOOK_S if isinstance(asked, Job) else ASK_S if asked is None else None)
             for each in [each for each in running if each.process.collect()]:
                 running.remove(each)
                 results[each.job.index] = _finish(each)

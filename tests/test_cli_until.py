@@ -168,11 +168,12 @@ def test_what_it_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert code in (1, 2), arguments
         assert words in said + capsys.readouterr().err, arguments
     path = folder / "experiments/tiny/study.yaml"
+    asked = path.read_text()
     for change, words in (
         ({"choose": {"optimizer.lr": [1e-3, 3e-3]}}, "the study has choose"),
         ({"rule": "fixed"}, "study.yaml says rule: fixed"),
     ):
-        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | change))
+        path.write_text(yaml.safe_dump(yaml.safe_load(asked) | change))
         assert words in here(folder, "--until-decided")[1]
     assert not fits(folder)
 

@@ -149,8 +149,8 @@ def test_pretrained_coverage_is_in_the_record(train_run: Train, tmp_path: Path) 
 
 
 GROUPS = {
-    "neck": ["none", "conv", "spp", "sppf", "focal", "focal_block", "dw_convnet"],
-    "head": ["gap", "flatten", "pyramid"],
+    "neck": ["none", "conv", "spp", "sppf", "focal", "focal_block", "dw_convnet", "gc", "attention", "mean_concat"],
+    "head": ["gap", "flatten", "pyramid", "corner"],
     "optimizer": ["adamw", "sgd"],
     "schedule": ["one_cycle", "cosine", "constant"],
 }

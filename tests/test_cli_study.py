@@ -273,6 +273,10 @@ def test_what_other_code_has_trained_is_stale_and_trained_again_when_asked_to(tm
     lines, before = len(fits(folder)), outcome(folder)
     neck = user / "deadly.py"
     neck.write_text(neck.read_text().replace("torch.nn.Dropout(0.2)", "torch.nn.Dropout(0.3)"))
+    costs = folder / "experiments" / "tiny" / "records" / "costs.json"
+    measured = costs.read_text()
+    assert ablate(folder, "--table", user=user).finish().returncode == 0
+    assert costs.read_text() == measured  # of stale runs, too: it belongs to what trained them
     again = ablate(folder, "--rerun-stale", user=user).finish()
     assert again.returncode == 0, again.stdout
     assert "3 runs in 3 rows: 1 done, 2 stale" in again.stdout

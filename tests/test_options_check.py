@@ -266,6 +266,8 @@ def test_what_is_read_is_accepted(check: Callable[..., dict[str, str]], line: st
         ("neck=focl", "neck=focl: there is no neck/focl; did you mean neck=focal?"),
         ("data/size=native", "data/size: nothing reads it; did you mean data/sizes?"),
         ("data.sizes=native", "data.sizes=native: must be a choice, such as data/sizes=fixed"),
+        ("callbacks=none", "callbacks=none: must be options, each set by its name, such as callbacks.knockout=VALUE"),
+        ("streams=3", "streams=3: must be options, each set by its name, such as streams.rounding=VALUE"),
         ("~neck", "neck: is missing"),
         ("~callbacks.gates", "callbacks.gates: is missing"),
         ("callbacks.gates=often", "callbacks.gates=often: must be a whole number from 0"),

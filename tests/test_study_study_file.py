@@ -97,6 +97,7 @@ def test_wrong_types_and_typos_name_file_key_and_value(tmp_path: Path) -> None:
         ({"alpha": True}, "study.yaml: alpha: True: must be"),
         ({"rule": "t"}, "study.yaml: rule: 't': must be fixed or anytime"),
         ({"rows": [{"neck": "conv", "mach": "params", "to": "spp"}]}, "study.yaml: rows: .*a matched row has match"),
+        ({"rows": [{"neck": "conv", "match": "params", "to": ["spp"]}]}, r"rows: to: \['spp'\]: must be the name of one row"),
         ({"rows": ["none"]}, "study.yaml: rows: .*must be a list of grids"),
         ({"choose": {"optimizer.lr": []}}, "study.yaml: choose: .*lists of values"),
     ):

@@ -48,10 +48,12 @@ def test_the_dashboard_names_what_a_run_logs(tmp_path: Path) -> None:
     built_spec = json.loads(workspace(plan, "someone")._to_model().model_dump_json(by_alias=True))
     named = metric_names(built_spec)
     assert gates | {"epoch", "val/acc", "val/loss", "train/loss", "test/acc", "test/acc@16", "cost/params"} <= named
+    assert {f"knockout/neck/{context}/silenced" for context in contexts} <= named
     media = {f"{name.removesuffix('mass')}gate" for name in gates if name.endswith("/mass")}
     assert media <= named
-    # The others are the study's own run's.
-    assert named - logged == {"figures/differences", "figures/controls"}
+    # The others are the study's own run's, and those of another row's pools.
+    pools = {f"knockout/neck/{pool}/silenced" for pool in ("no pool", "pool1 k5", "pool2 k9", "pool3 k13")}
+    assert named - logged == {"figures/differences", "figures/controls"} | pools
     section = built_spec["spec"]["section"]
     panels = [panel["config"] for part in section["panelBankConfig"]["sections"] for panel in part["panels"]]
     bands = [panel for panel in panels if "metrics" in panel]

@@ -75,6 +75,7 @@ def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int
             from necklace.results.comparability import check_comparable
             from necklace.results.write import write_study
             from necklace.study.execute import execute
+            from necklace.study.knockouts import make_missing_knockouts
             from necklace.study.profile import row_costs
         if arguments.verb == "sync":
             return _sync(plan, status, console)
@@ -85,6 +86,8 @@ def _study(arguments: argparse.Namespace, folder: Path, console: Console) -> int
         if trains:
             write_rules(rules, folder)  # before the first result
         refused = execute(status, TRAIN, rerun, lambda: _logger_settings(plan, console), console, until) if trains else {}
+        if trains:
+            make_missing_knockouts(plan, status, console.print)
         runs = collect(plan, status, kept, refused)
         undecided: list[str] = []
         if until:

@@ -136,7 +136,12 @@ def _value_problems(values: dict[str, Any], readers: Readers, refers: Mapping[st
     for path in readers.required:
         value = _at(values, path)
         if value is _ABSENT:
-            problems[path] = f"{path}: is missing"
+            parent = path.rpartition(".")[0]
+            whole = _at(values, parent) if parent else _ABSENT
+            if whole is _ABSENT or isinstance(whole, dict):
+                problems[path] = f"{path}: is missing"
+            else:
+                problems[parent] = f"{parent}={shown(whole)}: must be options, each set by its name, such as {path}=VALUE"
         elif path in (*PARTS, "trainer", "data.augment") and path != "logger" and not _is_part(path, value):
             group = path.replace(".", "/")
             problems[path] = f"{path}={shown(value)}: must be a choice, such as {group}={_EXAMPLES[group]}"

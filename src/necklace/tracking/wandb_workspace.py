@@ -10,7 +10,9 @@ from wandb_workspaces.expr import And
 
 from necklace.build import built
 from necklace.diagnostics.focal import context_names, focal_layers
+from necklace.diagnostics.knockout_sites import sites_of
 from necklace.model import Model
+from necklace.run.loggers import KNOCKOUT
 from necklace.study.metrics import usual_metric
 from necklace.study.plan import Plan
 from necklace.tracking.wandb_logger import config_column, project_of
@@ -36,6 +38,11 @@ def gate_metrics(model: nn.Module) -> list[str]:
     ]
 
 
+def knockout_metrics(model: Model) -> list[str]:
+    """Names of what a run's knockout logs of the neck's levels and pools: the drop with one of them silenced."""
+    return [f"{KNOCKOUT}/{site.name}/{context}/silenced" for site in sites_of(model)[0] for context in site.names]
+
+
 def workspace(plan: Plan, entity: str) -> ws.Workspace:
     """The workspace of a study: seeds are averaged within rows, with a band of one standard deviation.
 
@@ -50,16 +57,18 @@ def workspace(plan: Plan, entity: str) -> ws.Workspace:
     configs = [first[row].spec.resolved for row in plan.rows]
     sizes = configs[0]["data"]["eval_sizes"] or []
     gates: dict[str, None] = {}
+    knockouts: dict[str, None] = {}
     pictures: dict[str, None] = {}
     for config in configs:
         model = built(config)[0]
         gates |= dict.fromkeys(gate_metrics(model))
+        knockouts |= dict.fromkeys(knockout_metrics(model) if config["callbacks"]["knockout"] else [])
         pictures |= dict.fromkeys(picture_names(model, config))
     return ws.Workspace(
         entity=entity,
         project=project_of(plan.loggers, plan.name),
         name=plan.name,
-        sections=_sections(plan.metric, sizes, list(gates), list(pictures)),  # pyright: ignore[reportArgumentType]
+        sections=_sections(plan.metric, sizes, list(gates), list(knockouts), list(pictures)),  # pyright: ignore[reportArgumentType]
         settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=max(10, len(plan.rows))),
         # A run that was taken up again, or that failed, would be in its row's average with a part of its history.
         runset_settings=ws.RunsetSettings(
@@ -97,7 +106,9 @@ def gate_histograms(gates: Iterable[str]) -> list[str]:
     return [name.removesuffix("mass") + "gate" for name in gates if name.endswith("/mass")]
 
 
-def _sections(metric: str, sizes: Sequence[int], gates: Sequence[str], pictures: Sequence[str]) -> list[ws.Section]:
+def _sections(
+    metric: str, sizes: Sequence[int], gates: Sequence[str], knockouts: Sequence[str], pictures: Sequence[str]
+) -> list[ws.Section]:
     found = [bars(f"{metric}, of the epoch that val chose", [metric]), wr.WeavePanelSummaryTable(table_name="table")]
     differences = [
         *(wr.WeavePanelSummaryTable(table_name=name) for name in DIFFERENCES),
@@ -124,6 +135,9 @@ def _sections(metric: str, sizes: Sequence[int], gates: Sequence[str], pictures:
         "Gates: each level's share of the contribution": levels["contribution_share"],
         "Gates: each level's share of the mass": levels["mass"],
         "Gates: histograms": histograms,
+        "Knockout: the drop on val with one level or pool silenced": [
+            bars(name.removeprefix(f"{KNOCKOUT}/").removesuffix("/silenced"), [name]) for name in knockouts
+        ],
         "Pictures": [media(name.removeprefix("pictures/").replace("_", " "), [name]) for name in pictures],
         "Cost": costs,
     }

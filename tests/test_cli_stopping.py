@@ -127,3 +127,49 @@ def test_within_a_command_ctrl_c_is_answered_once_and_the_handler_comes_back(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     with pytest.raises(ValueError, match="as it is"), stoppable():
         raise ValueError("as it is")
+
+
+ENDING = """
+import atexit, os, sys
+from necklace.cli.stopping import ending_quickly, stop_at_once, stoppable
+stop_at_once()
+atexit.register(print, "closed")
+
+class Teardown:
+    def __del__(self):
+        os.write(1, b"torn down\\n")
+
+kept = Teardown()
+with stoppable(), ending_quickly():
+    print("said")
+    %s
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "errors", "torn"),
+    [
+        ("pass", 0, "", False),
+        ("sys.exit()", 0, "", False),
+        ("sys.exit(3)", 3, "", False),
+        ("sys.exit('error: no')", 1, "error: no", True),
+        ("raise ValueError('no')", 1, "ValueError: no", True),
+        ("sys.stdout.close()", 0, "", False),
+        ("import signal; os.kill(os.getpid(), signal.SIGINT)", 130, "stopped; the same command goes on from here", True),
+        (
+            "import signal\n    try: os.kill(os.getpid(), signal.SIGTERM)\n    except KeyboardInterrupt: pass",
+            143,
+            "stopped; the same command goes on from here",
+            True,
+        ),
+    ],
+)
+def test_the_end_of_a_command_is_whole_and_has_its_code(end: str, code: int, errors: str, torn: bool) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-c", ENDING % end]
+    hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, preexec_fn=hears, timeout=60)
+    assert ended.returncode == code
+    assert ended.stderr.strip().endswith(errors)
+    if "close" not in end:
+        assert sorted(ended.stdout.splitlines()) == ["closed", "said", *(["torn down"] if torn else [])]

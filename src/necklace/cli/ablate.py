@@ -50,10 +50,9 @@ def main(arguments: list[str] | None = None) -> None:
             from necklace.cli.study import carry_out
 
         with stoppable(), ending_quickly():
-            code = carry_out(parsed)
+            sys.exit(carry_out(parsed))
     except EXPECTED as error:
         sys.exit(error_line(error))
-    sys.exit(code)
 
 
 def trust_folders(folders: list[Path]) -> None:

@@ -31,7 +31,7 @@ rows:
   - {neck: [none, sppf, focal]}
   - {neck: conv, match: params, to: sppf}
 """
-# Runs a command as `necklace` does; says how much CPU time it has taken at the first step of an optimizer, and at its end.
+# Runs a command as train.py and ablate.py do; says how much CPU time it has taken at an optimizer's first step, and at its end.
 CHILD = """
 import sys, time
 
@@ -49,6 +49,8 @@ class Watch:
             handle = register_optimizer_step_post_hook(first)
 
 sys.meta_path.insert(0, Watch())
+from necklace.cli.stopping import stop_at_once
+stop_at_once()
 from necklace.cli.main import main
 try:
     main()

@@ -239,9 +239,7 @@ def _check_grids(found: _Content, rows_key: str, path: Path) -> None:
         if ("match" in grid) != ("to" in grid) or grid.get("match", "params") not in ("params", "macs"):
             raise ValueError(f"{path}: {rows_key}: {grid}: a matched row has match: params or macs, and to: ROW")
         if not isinstance(grid.get("to", ""), str):
-            raise ValueError(
-                f"{path}: {rows_key}: to: {grid['to']}: must be the name of one row"
-            )
+            raise ValueError(f"{path}: {rows_key}: to: {grid['to']}: must be the name of one row")
         if any(value == [] for value in grid.values()):
             raise ValueError(f"{path}: {rows_key}: {grid}: an empty list gives no row")
 

@@ -62,12 +62,31 @@ def test_the_fixed_interval_is_the_t_interval_at_the_comparisons_level() -> None
     assert verdict(x, rule).kind == "better"
 
 
-def test_a_fixed_number_of_seeds_decides_nothing_that_could_carry_no_star() -> None:
-    # An exact paired test of 5 seeds cannot go below 2 / 2^5 = 0.0625.
-    assert verdict(around(60, 1, 5), Rule("fixed", 0.5)).kind == "undecided"
-    assert verdict(around(60, 1, 6), Rule("fixed", 0.5)).kind == "better"
-    assert verdict(around(60, 1, 9), Rule("fixed", 0.5, 0.05, 9)).kind == "better"
-    assert verdict(around(60, 1, 8), Rule("fixed", 0.5, 0.05, 9)).kind == "undecided"
+def test_few_seeds_decide_what_is_many_times_their_spread() -> None:
+    rule = Rule("fixed", 0.5, 0.05, 10)
+    half = stats.t.isf(0.0025, 2) / math.sqrt(3)  # 8.1 standard deviations
+    found = verdict(around(60, 1, 3), rule)
+    assert (found.kind, found.low, found.high) == ("better", pytest.approx(60 - half), pytest.approx(60 + half))
+    assert verdict(around(half - 0.01, 1, 3), rule).kind == "undecided"
+    assert verdict(around(60, 1, 2), rule).kind == "undecided"  # 90 standard deviations
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+def test_t_intervals_are_not_wrong_more_often_for_few_seeds_than_for_many(n: int) -> None:
+    rng, rule, comparisons = np.random.default_rng(n), Rule("fixed", 1e-9, 0.05, divisor(0, 10)), 10
+    half = rule_interval(around(0, 1, n), rule)[1]
+    drawn = {
+        "normal": rng.standard_normal((20_000, comparisons, n)),
+        "t5": rng.standard_t(5, (20_000, comparisons, n)),
+        "skewness 1": rng.gamma(4, 1, (20_000, comparisons, n)) - 4,
+        "skewness 2": rng.exponential(1, (20_000, comparisons, n)) - 1,
+    }
+    wrong = {name: float((np.abs(x.mean(2)) > half * x.std(2, ddof=1)).any(1).mean()) for name, x in drawn.items()}
+    print(f"studies of {n} seeds with a wrong verdict:", wrong)
+    assert wrong["normal"] <= 0.052
+    assert wrong["t5"] <= 0.052
+    assert wrong["skewness 1"] <= 0.12
+    assert wrong["skewness 2"] <= 0.31
 
 
 @pytest.mark.parametrize("kind", ["fixed", "anytime"])

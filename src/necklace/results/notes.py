@@ -115,8 +115,11 @@ def _verdicts(study: StudyRecords, rows: Sequence[Row]) -> list[str]:
         how = "anytime-valid intervals (a paired t confidence sequence), so the number of seeds may depend on the results"
         normal = "They take the differences of the seeds to be normally distributed."
     else:
-        how = "t intervals at the number of seeds that was set, where so many could carry a star as well"
-        normal = "Seeds that are added because of what was seen make them wrong more often than alpha says."
+        how = "t intervals at the number of seeds that was set"
+        normal = (
+            "They take the differences of the seeds to be normally distributed, which few cannot show; a star asks for more. "
+            "Seeds that are added because of what was seen make them wrong more often than alpha says."
+        )
     notes = [
         f"Verdicts: {how}; margin {now.margin:g} points, alpha {now.alpha:g} over {len(study.rules.compared)} comparisons "
         f"and all that come later. {normal}"

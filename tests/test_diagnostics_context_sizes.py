@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from necklace.cli.contexts import main
+from necklace.cli.contexts import main, short_names
 from necklace.diagnostics.context_sizes import context_sizes, label_share
 from necklace.inference.trained_run import open_run
 from necklace.run.runner import run
@@ -83,3 +83,10 @@ def test_errors_are_a_line(folders: list[Path], tmp_path: Path) -> None:
         main([str(folders[0]), "--out", "x.svg"])
     with pytest.raises(SystemExit, match="there is no such folder"):
         main([str(tmp_path / "gone")])
+
+
+def test_rows_are_named_by_what_tells_them_apart() -> None:
+    names = ["a_net_none_epochs-3_b", "a_net_focal_x_epochs-3_b", "a_net_none_epochs-3_b", "a_net_focal_epochs-3_b"]
+    assert short_names(names) == ["none", "focal_x", "none", "focal"]
+    assert short_names(["a_net_focal"] * 2) == ["a_net_focal"] * 2
+    assert short_names(["a_b", "a_b_c", "a_b_b"]) == ["b", "b_c", "b_b"]

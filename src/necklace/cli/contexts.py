@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from necklace.atomic import write_whole
@@ -46,8 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
             for part, stages in sizes["label_share"].items():
                 shown = ", ".join(f"{stage} {value:.1%}" for stage, value in stages.items())
                 console.print(f"{run.record.name}: label's share after the {part}: {shown}", markup=False)
-        common = _common([row for row, _ in rows])
-        figure = draw_context_sizes([(row.removeprefix(common) or row, sizes) for row, sizes in rows])
+        short = short_names([row for row, _ in rows])
+        figure = draw_context_sizes([(name, sizes) for name, (_, sizes) in zip(short, rows, strict=True)])
         given.out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(given.out, saved(figure, "contexts", "png"))
         write_whole(given.out.with_suffix(".json"), json.dumps({"runs": found}, indent=1, allow_nan=False) + "\n")
@@ -56,10 +57,13 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error_line(error))
 
 
-def _common(names: list[str]) -> str:
-    """What all names begin with, up to an underscore."""
-    whole = [name.split("_") for name in dict.fromkeys(names)]
-    shared = 0
-    while len(whole) > 1 and all(len(parts) > shared + 1 and parts[shared] == whole[0][shared] for parts in whole):
-        shared += 1
-    return "".join(f"{part}_" for part in whole[0][:shared])
+def short_names(names: Sequence[str]) -> list[str]:
+    """The names without what they all begin and end with, as far as the underscores go."""
+    whole = {name: name.split("_") for name in names}
+    first, least = next(iter(whole.values())), min(map(len, whole.values()))
+    front = back = 0
+    while len(whole) > 1 and front < least - 1 and all(parts[front] == first[front] for parts in whole.values()):
+        front += 1
+    while len(whole) > 1 and front + back < least - 1 and all(parts[-back - 1] == first[-back - 1] for parts in whole.values()):
+        back += 1
+    return ["_".join(parts[front : len(parts) - back]) for parts in map(whole.__getitem__, names)]

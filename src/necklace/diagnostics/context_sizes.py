@@ -139,7 +139,7 @@ def draw_context_sizes(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Figure:
             for text in axes.get_yticklabels():
                 text.set_parse_math(False)
         upper.set_xscale("log")
-        upper.set_title("RMS: hollow before, filled after training", loc="left", fontsize=9)
+        upper.set_title("Contexts, RMS: hollow before, filled after", loc="left", fontsize=9)
         lower.set_title("The label's share of the pooled variance", loc="left", fontsize=9)
         lower.set_xlim(-0.03, 1.03)
         for name, found in rows:

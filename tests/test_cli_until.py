@@ -49,7 +49,7 @@ def seeds_of(folder: Path) -> dict[str, list[int]]:
 def table(folder: Path) -> list[str]:
     """The table without what was measured of speed and memory."""
     lines = (folder / "experiments/tiny/table.md").read_text().splitlines()
-    headers = lines[2].split("|")
+    headers = next(line for line in lines if line.startswith("|")).split("|")
     kept = [n for n, header in enumerate(headers) if header.strip() not in ("latency ms", "train images/s", "peak MiB")]
     cut = lambda line: "|".join(line.split("|")[n] for n in kept)  # noqa: E731
     return [cut(line) if line.startswith("|") else line for line in lines]

@@ -4,6 +4,7 @@
 import csv
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,10 @@ def test_one_seed_gives_differences_without_p_or_star() -> None:
     column = [row[table.headers.index("difference")] for row in table.rows]
     assert column[0] == ""
     assert all(text[0] in "+-" and "*" not in text for text in column[1:])
+
+
+def test_markdown_begins_with_the_answer() -> None:
+    table = replace(table_text(analyse(lossy_study())), answer=("spp against none: better by 1.0 to 2.0 points, 9 seeds",))
+    lines = markdown(table, "necks").splitlines()
+    assert lines[:4] == ["# necks", "", "- spp against none: better by 1.0 to 2.0 points, 9 seeds", ""]
+    assert lines[4].startswith("| row |")

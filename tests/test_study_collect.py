@@ -89,3 +89,17 @@ def test_results_are_read_only_where_they_are_needed(tmp_path: Path, monkeypatch
     write_records(StudyRecords(plan.info((), ()), collect(plan, StatusReader(plan), Kept(folder)), {}), folder)
     monkeypatch.setattr("necklace.study.collect.with_record", lambda *_: pytest.fail("outputs/ has the run"))
     assert len(collect(plan, StatusReader(plan), Kept(folder))) == len(plan.runs)
+
+
+def test_a_run_of_todays_code_in_records_counts_and_not_one_of_other_code_in_outputs(tmp_path: Path) -> None:
+    plan, folder = plan_of(tmp_path), tmp_path / "experiments" / "tiny"
+    for index in range(len(plan.runs)):
+        finish(plan, index, plan.root, fit_seconds=7.0)
+    write_records(StudyRecords(plan.info((), ()), collect(plan, StatusReader(plan), Kept(folder)), {}), folder)
+    plan.root.rename(tmp_path / "elsewhere")
+    finish(plan, 0, plan.root, code={"necklace.run.fit": "old"})
+    found = collect(plan, StatusReader(plan), Kept(folder))
+    assert [(run.state, run.record.fit_seconds) for run in found] == [("done", 7.0)] * len(plan.runs)
+    # Where that in records/ is of other code too, this machine's counts.
+    (folder / "records" / f"{plan.runs[0].spec.name}.json").unlink()
+    assert collect(plan, StatusReader(plan), Kept(folder))[0].state == "stale"

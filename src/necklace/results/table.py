@@ -224,17 +224,16 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def markdown(table: TableText, title: str) -> str:
-    """The table in Markdown, with caption and notes."""
+    """The answer and the table in Markdown, with caption and notes."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(in_markdown(cell).replace("|", "\\|") for cell in cells) + " |"
 
     rule = "|" + "|".join(["---"] + ["---:"] * (len(table.headers) - 1)) + "|"
-    notes = [f"- {in_markdown(note)}" for note in table.notes]
+    answer, notes = ([f"- {in_markdown(sentence)}" for sentence in given] for given in (table.answer, table.notes))
     body = [line(table.headers), rule, *map(line, table.rows)]
-    return "\n".join(
-        [f"# {in_markdown(title)}", "", *body, "", in_markdown(table.caption), *(["", *notes] if notes else []), ""]
-    )
+    head = [f"# {in_markdown(title)}", "", *([*answer, ""] if answer else [])]
+    return "\n".join([*head, *body, "", in_markdown(table.caption), *(["", *notes] if notes else []), ""])
 
 
 def latex(table: TableText, title: str) -> str:

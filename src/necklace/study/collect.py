@@ -132,9 +132,11 @@ def rules_now(plan: Plan, status: StatusReader, folder: Path) -> Rules:
 
 def _collected(planned: PlannedRun, found: RunStatus, kept: Kept, illustrate: bool) -> StudyRun:
     """One run; `illustrate` says whether it is to bring its row's thumbnails."""
-    # A failure here says nothing against a result from elsewhere.
-    if found.state not in ("done", "stale") and (known := kept.get(planned.spec.hash)):
-        state = known.state if known.record is None else "done" if known.record.code == planned.spec.code else "stale"
+    known = None if found.state == "done" else kept.get(planned.spec.hash)
+    fresh = known is not None and known.record is not None and known.record.code == planned.spec.code
+    # A failure here says nothing against a result from elsewhere, nor does a result of other code against one of today's.
+    if known is not None and (fresh or found.state != "stale"):
+        state = "done" if fresh else known.state if known.record is None else "stale"
         thumbnails = known.thumbnails if illustrate else {}
         own = {"row": planned.row, "seed": planned.seed, "choice": planned.choice}
         return replace(known, **own, state=state, thumbnails=thumbnails)

@@ -19,7 +19,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 from necklace.cli.ablate import parse
 from necklace.cli.main import USAGE
@@ -29,6 +28,7 @@ from necklace.results.analysis import analyse
 from necklace.results.figure_data import figure_data
 from necklace.results.results import Row
 from necklace.study.store import read_records
+from tests.conftest import the_composer
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(ROOT.glob("docs/*.md"))
@@ -89,7 +89,7 @@ def test_runnable_blocks_run(page: str, block: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", dict.fromkeys(page for page, _ in marked("checked")))
 def test_checked_commands_are_valid(page: str, hydra_ready: None) -> None:
-    composer = Composer(GlobalHydra.instance().config_loader(), "train")
+    composer = the_composer()
     lines = [line for name, block in marked("checked") if name == page for line in block.splitlines() if line]
     for line in lines:
         check_command(line, composer)

@@ -1,5 +1,8 @@
 import csv
 import io
+import os
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -7,7 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from necklace.cli import bench, bench_machine, bench_peer, bench_slots, bench_start, bench_studies
+from necklace.cli import bench, bench_data, bench_machine, bench_peer, bench_processes, bench_slots, bench_start, bench_studies
+from tests.warm import WarmProcess, warm_up
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -65,6 +71,31 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, any_load: None) -> No
 pytestmark = pytest.mark.usefixtures("_here")
 
 
+@pytest.fixture
+def _warm_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Benchmarks whose processes do not start cold, but for bare ones; tests/test_cli_bench_processes.py has `timed` itself."""
+    own = {"PYTHONPATH": str(ROOT / "src")}
+
+    def timed(command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> tuple[float, str]:
+        _, *words = command
+        if "study=bare0" in words:
+            return bench_processes.timed(command, folder, environment)
+        option, text = words[:2]
+        if option == "-c":
+            (tmp_path / "child.py").write_text(text)
+            words[:2] = [str(tmp_path / "child.py")]
+        elif option == "-m":
+            words = words[1:]
+        began = time.perf_counter()
+        ended = WarmProcess(*words, cwd=folder, env={**os.environ, **own, **(environment or {})}).finish()
+        assert ended.returncode == 0, ended.stderr
+        return time.perf_counter() - began, ended.stdout
+
+    warm_up()
+    for module in (bench_data, bench_peer, bench_slots):
+        monkeypatch.setattr(module, "timed", timed)
+
+
 def noise_images(root: Path, train: int, size: tuple[int, int]) -> str:
     """An image folder of two classes of noise, with four test images of each."""
     generator = torch.Generator().manual_seed(0)
@@ -96,6 +127,7 @@ def test_gates_are_timed_for_each_kind_of_focal_layer(tmp_path: Path, capsys: py
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_warm_processes")
 def test_a_folder_is_read_with_and_without_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     noise_images(tmp_path / "images", train=6, size=(8, 8))
     rows = measured(tmp_path, "data", "--root", "images", "--rounds", "1", capsys=capsys)
@@ -131,6 +163,7 @@ def test_a_study_is_compared_with_cold_processes(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_warm_processes")
 def test_a_study_in_two_slots_is_compared_with_two_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,6 +191,7 @@ def test_plan_and_table_of_many_runs_are_timed(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_warm_processes")
 def test_a_study_is_compared_with_a_plain_multirun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

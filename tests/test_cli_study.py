@@ -328,10 +328,10 @@ def test_a_table_of_what_a_colleague_ran_and_more_seeds(undisturbed: Path, tmp_p
     header.write_text(json.dumps(content))
     study.write_text(asked)
     # In a process of its own: what it trains with is what is imported there.
-    command = [sys.executable, str(ROOT / "ablate.py"), "tiny", "--reproduce", "1", "--config-dir", str(USER)]
-    cold = subprocess.run(command, cwd=folder, env=environment(USER), capture_output=True, text=True, timeout=240)
-    assert "holds, bitwise: equal weights" in cold.stdout, cold.stdout + cold.stderr
-    assert cold.returncode == 0
+    words = ["tiny", "--reproduce", "1", "--config-dir", str(USER)]
+    ended = WarmProcess(ROOT / "ablate.py", *words, cwd=folder, env=environment(USER)).finish()
+    assert "holds, bitwise: equal weights" in ended.stdout, ended.stdout + ended.stderr
+    assert ended.returncode == 0
 
 
 def test_a_failure_message_that_looks_like_markup_is_shown_as_it_is(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from necklace.results.figure_data import figure_data
 from necklace.results.results import Row
 from necklace.study.store import read_records
 from tests.conftest import the_composer
+from tests.warm_shell import warm_command
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(ROOT.glob("docs/*.md"))
@@ -60,20 +61,7 @@ def section(page: Path, heading: str) -> str:
 def test_runnable_blocks_run(page: str, block: str, tmp_path: Path) -> None:
     small = shlex.join([*ALWAYS, *next(options for word, options in SMALL.items() if word in block)])
     interpreter = shlex.quote(sys.executable)
-    commands = {
-        "python": f"""
-            case "$*" in
-              *--verify*) exec {interpreter} {ROOT}/"$@" ;;
-              train.py*|ablate.py*) exec {interpreter} {ROOT}/"$@" {small} ;;
-              *) exec {interpreter} "$@" ;;
-            esac""",
-        "necklace": f"""exec {interpreter} -m necklace.cli.main "$@" """,
-    }
     (tmp_path / "bin").mkdir()
-    for name, body in commands.items():
-        path = tmp_path / "bin" / name
-        path.write_text(f"#!/bin/bash\n{body}\n")
-        path.chmod(0o755)
     environment = os.environ | {
         "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT / "src"),
@@ -81,9 +69,23 @@ def test_runnable_blocks_run(page: str, block: str, tmp_path: Path) -> None:
     }
     # A block sets PYTHONPATH for its own files; the package is found whatever it says.
     script = block.replace("PYTHONPATH=mine", f"PYTHONPATH=mine{os.pathsep}{ROOT / 'src'}")
-    result = subprocess.run(
-        ["bash", "-e", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
+    with warm_command() as warm:
+        commands = {
+            "python": f"""
+                case "$*" in
+                  *--verify*) exec {warm} {ROOT}/"$@" ;;
+                  train.py*|ablate.py*) exec {warm} {ROOT}/"$@" {small} ;;
+                  *) exec {interpreter} "$@" ;;
+                esac""",
+            "necklace": f"""exec {warm} necklace.cli.main "$@" """,
+        }
+        for name, body in commands.items():
+            path = tmp_path / "bin" / name
+            path.write_text(f"#!/bin/bash\n{body}\n")
+            path.chmod(0o755)
+        result = subprocess.run(
+            ["bash", "-e", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
     assert result.returncode == 0, f"{page}\n{result.stdout}\n{result.stderr}"
 
 

@@ -10,13 +10,16 @@ import atexit
 import os
 import runpy
 import signal
+import socket
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver, get_context, process, resource_tracker, util
 from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
+from threading import Lock
 
 from necklace.launcher.server import start_server, without_main
 from necklace.launcher.worker import _forget_the_server
@@ -27,6 +30,8 @@ COMMANDS = (*PRELOAD, "necklace.cli.study", "necklace.cli.train", "necklace.resu
 # Where this is imported to be a command, the process does not yet stand for what it was forked for.
 FIRST = process.current_process()
 spawn_cold = util.spawnv_passfds
+# Held while one is started: what a thread hides from multiprocessing, another one would take for what was there.
+STARTING = Lock()
 
 
 def warm_up() -> None:
@@ -35,28 +40,40 @@ def warm_up() -> None:
 
 
 class WarmProcess:
-    """`python SCRIPT ARGUMENTS`, forked from the server that the launcher has in this process.
+    """`python SCRIPT ARGUMENTS`, or `python -m MODULE ARGUMENTS`, forked from the server that the launcher has in this process.
 
     Args:
-        script: The script.
+        script: The script, or the name of a module.
         arguments: Its arguments.
         cwd: Its working directory.
         env: All its environment variables. Those that libraries read while they are imported have no effect.
         joined: Whether what it prints as errors goes where the rest goes.
+        terminal: The terminal that it writes to, if any; `finish` then gives none of what it has printed.
 
     Attributes:
         pid: Of the process, and of its group and session.
     """
 
-    def __init__(self, script: Path, *arguments: str, cwd: Path, env: Mapping[str, str], joined: bool = False) -> None:
+    def __init__(
+        self,
+        script: Path | str,
+        *arguments: str,
+        cwd: Path,
+        env: Mapping[str, str],
+        joined: bool = False,
+        terminal: str | None = None,
+    ) -> None:
         warm_up()
         self._arguments = [str(script), *arguments]
         # For its temporary files too, since one that is killed leaves them; what it has started may end a little later.
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._files = [Path(self._folder.name, name) for name in ("output", "output" if joined else "errors")]
-        words = (self._arguments, str(cwd), dict(env) | {"TMPDIR": self._folder.name}, [str(file) for file in self._files])
+        for file in self._files:
+            file.touch()
+        streams = [terminal] * 2 if terminal else [str(file) for file in self._files]
+        words = (self._arguments, str(cwd), dict(env) | {"TMPDIR": self._folder.name}, streams)
         self._process = get_context("forkserver").Process(target=_carry_out, args=words)
-        with without_main():
+        with STARTING, without_main():
             self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
@@ -83,6 +100,30 @@ class WarmProcess:
         return CompletedProcess(self._arguments, code, output, errors)
 
 
+def together(
+    script: Path, *arguments: str, cwd: Path, env: Mapping[str, str], late: float = 0.0
+) -> list[CompletedProcess[str]]:
+    """The command as torchrun or another launcher starts it, once for each of two ranks; gives what each prints, and its code.
+
+    Args:
+        script: The script.
+        arguments: Of the command.
+        cwd: Its working directory.
+        env: All its environment variables, but those that the launcher sets.
+        late: Seconds by which the second rank starts later.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = []
+    for rank in ("0", "1"):
+        own = group | {"RANK": rank, "LOCAL_RANK": rank}
+        started.append(WarmProcess(script, *arguments, cwd=cwd, env=dict(env) | own))
+        time.sleep(late)
+    return [each.finish() for each in started]
+
+
 def _carry_out(arguments: Sequence[str], cwd: str, env: Mapping[str, str], files: Sequence[str]) -> None:
     """Be the command, in a process that was forked for it."""
     os.setsid()
@@ -104,7 +145,10 @@ def _carry_out(arguments: Sequence[str], cwd: str, env: Mapping[str, str], files
     sys.path[:0] = [os.path.dirname(arguments[0]), *filter(None, own)]
     sys.argv[:] = arguments
     try:
-        runpy.run_path(arguments[0], run_name="__main__")
+        if arguments[0].endswith(".py"):
+            runpy.run_path(arguments[0], run_name="__main__")
+        else:
+            runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
     finally:
         atexit._run_exitfuncs()  # multiprocessing leaves them out
 

@@ -72,7 +72,7 @@ pytestmark = pytest.mark.usefixtures("_here")
 
 
 @pytest.fixture
-def _warm_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _warm_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Benchmarks whose processes do not start cold, but for bare ones; tests/test_cli_bench_processes.py has `timed` itself."""
     own = {"PYTHONPATH": str(ROOT / "src")}
 
@@ -80,11 +80,7 @@ def _warm_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         _, *words = command
         if "study=bare0" in words:
             return bench_processes.timed(command, folder, environment)
-        option, text = words[:2]
-        if option == "-c":
-            (tmp_path / "child.py").write_text(text)
-            words[:2] = [str(tmp_path / "child.py")]
-        elif option == "-m":
+        if words[0] == "-m":
             words = words[1:]
         began = time.perf_counter()
         ended = WarmProcess(*words, cwd=folder, env={**os.environ, **own, **(environment or {})}).finish()

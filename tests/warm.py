@@ -40,10 +40,10 @@ def warm_up() -> None:
 
 
 class WarmProcess:
-    """`python SCRIPT ARGUMENTS`, or `python -m MODULE ARGUMENTS`, forked from the server that the launcher has in this process.
+    """`python SCRIPT ARGUMENTS`, forked from the server that the launcher has in this process.
 
     Args:
-        script: The script, or the name of a module.
+        script: The script, the name of a module as behind Python's `-m`, or `-c` before code.
         arguments: Its arguments.
         cwd: Its working directory.
         env: All its environment variables. Those that libraries read while they are imported have no effect.
@@ -145,7 +145,9 @@ def _carry_out(arguments: Sequence[str], cwd: str, env: Mapping[str, str], files
     sys.path[:0] = [os.path.dirname(arguments[0]), *filter(None, own)]
     sys.argv[:] = arguments
     try:
-        if arguments[0].endswith(".py"):
+        if arguments[0] == "-c":
+            exec(sys.argv.pop(1), {"__name__": "__main__"})
+        elif arguments[0].endswith(".py"):
             runpy.run_path(arguments[0], run_name="__main__")
         else:
             runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)

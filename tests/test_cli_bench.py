@@ -83,7 +83,7 @@ def _warm_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         if words[0] == "-m":
             words = words[1:]
         began = time.perf_counter()
-        ended = WarmProcess(*words, cwd=folder, env={**os.environ, **own, **(environment or {})}).finish()
+        ended = WarmProcess(*words, cwd=folder, env={**os.environ, **own, **(environment or {})}).finish(500)
         assert ended.returncode == 0, ended.stderr
         return time.perf_counter() - began, ended.stdout
 
@@ -173,7 +173,7 @@ def test_a_study_in_two_slots_is_compared_with_two_processes(
         assert beside == pytest.approx(whole - runs, rel=0.5)
     for row in rows[:-1]:
         loss = 100 * (1 - float(row["2 bare processes"]) / float(row["ablate.py, 2 slots"]))
-        assert float(row["loss of throughput %"]) == pytest.approx(loss, abs=0.2)
+        assert float(row["loss of throughput %"]) == pytest.approx(loss, abs=0.2, rel=1e-3)  # table.csv has four digits
 
 
 @pytest.mark.slow

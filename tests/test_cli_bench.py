@@ -2,7 +2,7 @@ import csv
 import io
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -10,10 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from necklace.cli import bench, bench_data, bench_machine, bench_peer, bench_processes, bench_slots, bench_start, bench_studies
+from necklace.cli import bench, bench_data, bench_machine, bench_peer, bench_slots, bench_start, bench_studies
 from tests.warm import WarmProcess, warm_up
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -73,23 +71,16 @@ pytestmark = pytest.mark.usefixtures("_here")
 
 @pytest.fixture
 def _warm_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Benchmarks whose processes do not start cold, but for bare ones; tests/test_cli_bench_processes.py has `timed` itself."""
-    own = {"PYTHONPATH": str(ROOT / "src")}
+    """A benchmark of what processes do once they have begun; tests/test_cli_bench_processes.py has `timed` itself."""
 
-    def timed(command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> tuple[float, str]:
-        _, *words = command
-        if "study=bare0" in words:
-            return bench_processes.timed(command, folder, environment)
-        if words[0] == "-m":
-            words = words[1:]
+    def timed(command: Sequence[str], folder: Path) -> tuple[float, str]:
         began = time.perf_counter()
-        ended = WarmProcess(*words, cwd=folder, env={**os.environ, **own, **(environment or {})}).finish(500)
+        ended = WarmProcess(*command[1:], cwd=folder, env=os.environ).finish()
         assert ended.returncode == 0, ended.stderr
         return time.perf_counter() - began, ended.stdout
 
     warm_up()
-    for module in (bench_data, bench_peer, bench_slots):
-        monkeypatch.setattr(module, "timed", timed)
+    monkeypatch.setattr(bench_data, "timed", timed)
 
 
 def noise_images(root: Path, train: int, size: tuple[int, int]) -> str:
@@ -159,7 +150,6 @@ def test_a_study_is_compared_with_cold_processes(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm_processes")
 def test_a_study_in_two_slots_is_compared_with_two_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,7 +177,6 @@ def test_plan_and_table_of_many_runs_are_timed(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_warm_processes")
 def test_a_study_is_compared_with_a_plain_multirun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

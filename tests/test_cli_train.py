@@ -19,7 +19,7 @@ from necklace.model import weights_hash
 from necklace.record import read_record, unpack_bits
 from tests.conftest import SMALL, compose_train
 from tests.wandb_files import inspected
-from tests.warm import WarmProcess, together
+from tests.warm import WarmProcess
 
 ROOT = Path(__file__).parents[1]
 
@@ -152,13 +152,6 @@ def test_a_failing_run_of_a_multirun_leaves_the_others_alone(tmp_path: Path) -> 
 TWO = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
 
 
-def two(*arguments: str, cwd: Path) -> str:
-    """Train a run of two processes, each of them warm; gives what they print as errors."""
-    ended = together(ROOT / "train.py", *arguments, *TWO, cwd=cwd, env=environment(cwd))
-    assert [each.returncode for each in ended] == [0, 0], ended
-    return ended[0].stderr + ended[1].stderr
-
-
 @pytest.mark.slow
 def test_two_processes_train_one_run_and_evaluate_every_image_once(tmp_path: Path) -> None:
     """A real gloo group; its test metrics are those of one process with the same weights."""
@@ -172,7 +165,8 @@ def test_two_processes_train_one_run_and_evaluate_every_image_once(tmp_path: Pat
         "task.class_weights=balanced",
     ]
     small = [text for text in SMALL if "source" not in text and not text.startswith(("logger=", "data.size="))]
-    errors = two("neck=sppf", *small, *sizes, cwd=tmp_path)
+    result = warm("train.py", "neck=sppf", *small, *sizes, *TWO, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
     (path,) = tmp_path.glob("outputs/runs/*/record.json")
     record = read_record(path)
     assert record.world_size == 2
@@ -180,7 +174,7 @@ def test_two_processes_train_one_run_and_evaluate_every_image_once(tmp_path: Pat
     rows = list(csv.DictReader((path.parent / "history.csv").read_text().splitlines()))
     chosen_by = [(float(row["val/balanced_acc"]), -float(row["val/loss"])) for row in rows]
     assert record.best_epoch == chosen_by.index(max(chosen_by))
-    assert "sync_dist" not in errors
+    assert "sync_dist" not in result.stderr
     right = unpack_bits(record.test_correct or "", 33)
     assert record.metrics["test/acc"] == pytest.approx(right.mean(), abs=1e-6)
 
@@ -227,17 +221,16 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     ]
     chosen += ["optimizer.lr=0.002", "neck=focal_block", "neck.drop=0.1", "neck.proj_drop=0.1", "+trainer.sync_batchnorm=true"]
     folders = [tmp_path / "one", tmp_path / "two"]
-    for folder in folders:
+    for folder, processes in zip(folders, (["trainer.accelerator=cpu"], TWO), strict=True):
         folder.mkdir()
-    alone = warm("train.py", *chosen, "trainer.accelerator=cpu", cwd=folders[0])
-    assert alone.returncode == 0, alone.stderr
-    two(*chosen, cwd=folders[1])
-    one, both = (read_record(next(folder.glob("outputs/runs/*/record.json"))) for folder in folders)
-    assert (one.world_size, both.world_size, one.steps) == (1, 2, 50)
-    assert one.hash == both.hash
-    assert one.initial_hash == both.initial_hash
+        result = warm("train.py", *chosen, *processes, cwd=folder)
+        assert result.returncode == 0, result.stderr
+    one, two = (read_record(next(folder.glob("outputs/runs/*/record.json"))) for folder in folders)
+    assert (one.world_size, two.world_size, one.steps) == (1, 2, 50)
+    assert one.hash == two.hash
+    assert one.initial_hash == two.initial_hash
     assert losses(folders[1]) == pytest.approx(losses(folders[0]), abs=1e-4)
-    assert both.metrics["test/loss"] == pytest.approx(one.metrics["test/loss"], abs=1e-4)
+    assert two.metrics["test/loss"] == pytest.approx(one.metrics["test/loss"], abs=1e-4)
 
 
 @pytest.mark.slow

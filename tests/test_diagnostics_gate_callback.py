@@ -24,7 +24,7 @@ from necklace.run.history import History
 from necklace.run.runner import RunFailed, run
 from necklace.tasks import Classification
 from tests.conftest import SMALL, compose_train, spec_of
-from tests.test_cli_train import inspect, two
+from tests.test_cli_train import TWO, inspect, warm
 from tests.test_diagnostics_gate_stats import CLASSES, COUNTS, SIZES, batches
 
 Train = Callable[..., tuple[Record, Path]]
@@ -287,7 +287,8 @@ def test_two_processes_gather_the_gates_of_every_image_once(tmp_path: Path) -> N
     """A real gloo group over images of many sizes; its statistics are those of one process with the same weights."""
     sizes = ["data/sizes=native", "data.sizes.max_side=48", "data.source.test=33", "data.source.train=150"]
     small = [text for text in SMALL if "source" not in text and not text.startswith(("logger=", "data.size="))]
-    two("neck=focal", *small, *sizes, cwd=tmp_path)
+    result = warm("train.py", "neck=focal", *small, *sizes, *TWO, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
     (path,) = tmp_path.glob("outputs/runs/*/record.json")
     record = read_record(path)
     assert record.world_size == 2

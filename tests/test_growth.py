@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.warm import WarmProcess
-
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.slow
 
@@ -37,36 +35,13 @@ MINE = {
 }
 
 
-# `necklace`, from the copy of the package: whoever has imported another copy before forgets it.
-COMMAND = """
-import sys
-
-from hydra.core.plugins import Plugins
-from hydra.core.singleton import Singleton
-
-for name in list(sys.modules):
-    if name.partition(".")[0] in ("necklace", "hydra_plugins"):
-        del sys.modules[name]
-Singleton._instances.pop(Plugins, None)
-from necklace.cli.main import main
-
-sys.argv[0] = "necklace"
-main()
-"""
-
-
-def arguments_of(folder: Path, *arguments: str) -> tuple[list[str], dict[str, str]]:
-    """The words of `necklace ablate tiny` with the copy of the package in a folder, and its environment."""
-    (folder / "command.py").write_text(COMMAND)
+def command(folder: Path, *arguments: str) -> str:
+    """`necklace ablate tiny` of the copy of the package, in a fresh process; gives what it prints."""
     path = os.pathsep.join([str(folder / "src"), str(folder / "mine")])
+    code = "import sys; from necklace.cli.main import main; sys.argv[0] = 'necklace'; main()"
+    line = [sys.executable, "-c", code, "ablate", "tiny", *arguments, "--config-dir", "mine"]
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return [str(folder / "command.py"), "ablate", "tiny", *arguments, "--config-dir", "mine"], environment
-
-
-def plan(folder: Path) -> str:
-    """What the study's plan says, in a process that has imported the libraries and nothing of the package."""
-    words, environment = arguments_of(folder, "--plan")
-    done = WarmProcess(*words, cwd=folder, env=environment).finish()
+    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -111,9 +86,7 @@ def finished(folder: Path) -> Path:
         (folder / "mine" / name).write_text(text)
     (folder / "experiments" / "tiny").mkdir(parents=True)
     (folder / "experiments" / "tiny" / "study.yaml").write_text(yaml.safe_dump(STUDY))
-    words, environment = arguments_of(folder)
-    done = subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    command(folder)
     return folder
 
 
@@ -125,4 +98,4 @@ def test_results_outlive_edits(tmp_path: Path) -> None:
         for name, text in edits:
             with (copy / name).open("a") as file:
                 file.write(text)
-        assert expected in plan(copy), what
+        assert expected in command(copy, "--plan"), what

@@ -1,6 +1,7 @@
 """Runs of two real processes, by gloo: what they decide together, and what is left where one of them fails."""
 
 import signal
+import socket
 import time
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -11,7 +12,7 @@ from necklace.record import read_record
 from necklace.run.folder import RunFolder
 from tests.conftest import SMALL
 from tests.test_cli_train import environment
-from tests.warm import WarmProcess, together
+from tests.warm import WarmProcess
 
 pytestmark = pytest.mark.slow
 
@@ -50,10 +51,24 @@ def script(tmp_path: Path) -> Path:
     return path
 
 
-def both(script: Path, *arguments: str, late: float = 0.0) -> list[CompletedProcess[str]]:
-    """The script of two ranks, in its folder; see `together`."""
-    cwd = script.parent
-    return together(script, *SMALL, "trainer=ddp", *arguments, cwd=cwd, env=environment(cwd), late=late)
+def together(script: Path, *arguments: str, late: float = 0.0) -> list[CompletedProcess[str]]:
+    """The command as torchrun or another launcher starts it, once for each of two ranks; gives what each prints, and its code.
+
+    Args:
+        script: The script; it runs in its folder.
+        arguments: Of the command.
+        late: Seconds by which the second rank starts later.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = []
+    for rank in ("0", "1"):
+        env = environment(script.parent) | group | {"RANK": rank, "LOCAL_RANK": rank}
+        started.append(WarmProcess(script, *SMALL, "trainer=ddp", *arguments, cwd=script.parent, env=env))
+        time.sleep(late)
+    return [each.finish(60) for each in started]
 
 
 def folder_of(script: Path) -> RunFolder:
@@ -62,7 +77,7 @@ def folder_of(script: Path) -> RunFolder:
 
 
 def test_all_ranks_find_the_finished_run(script: Path) -> None:
-    first, second = both(script, "epochs=1")
+    first, second = together(script, "epochs=1")
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "best epoch" in first.stdout
     assert second.stdout == second.stderr == first.stderr == ""
@@ -71,7 +86,7 @@ def test_all_ranks_find_the_finished_run(script: Path) -> None:
     assert record is not None
     assert record.world_size == 2
     assert not folder.ranks.exists()
-    first, second = both(script, "epochs=1", late=1.0)
+    first, second = together(script, "epochs=1", late=1.0)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "This run exists" in first.stdout
     assert second.stdout == second.stderr == ""
@@ -90,7 +105,7 @@ def test_all_ranks_find_the_finished_run(script: Path) -> None:
 def test_a_failed_rank_is_named_with_its_cause_and_the_next_run_is_clean(script: Path, rank: int, how: str, cause: str) -> None:
     (script.parent / f"trouble-{rank}").write_text(how)
     began = time.monotonic()
-    results = both(script, *(TIMEOUT if how == "hang" else ()))
+    results = together(script, *(TIMEOUT if how == "hang" else ()))
     assert time.monotonic() - began < 60
     folder = folder_of(script)
     assert (folder.failure() or "").startswith(cause)
@@ -98,7 +113,7 @@ def test_a_failed_rank_is_named_with_its_cause_and_the_next_run_is_clean(script:
     assert sum(each.stderr.count("error: ") for each in results) == 1
     if how == "hang":
         assert "in stumble" in folder.failed_path.read_text()
-    results = both(script)
+    results = together(script)
     assert [each.returncode for each in results] == [0, 0], results
     record = read_record(folder.record_path)
     assert (record.resumed, record.epochs) == (1, 2)
@@ -112,17 +127,17 @@ def test_a_killed_rank_that_lightning_has_started_is_named_with_its_signal(scrip
     folder = folder_of(script)
     assert (folder.failure() or "").startswith("rank 1 of 2 was killed (signal 9)")
     assert result.stderr.count("error: rank 1 of 2 was killed (signal 9)") == 1
-    assert [each.returncode for each in both(script)] == [0, 0]
+    assert [each.returncode for each in together(script)] == [0, 0]
     assert read_record(folder.record_path).resumed == 1
 
 
 def test_a_rank_that_is_stopped_is_no_failure(script: Path) -> None:
     (script.parent / "trouble-1").write_text("SIGINT")
-    first, second = both(script)
+    first, second = together(script)
     assert (first.returncode, second.returncode) == (130, 130)
     folder = folder_of(script)
     assert not folder.failed_path.exists()
-    assert [each.returncode for each in both(script)] == [0, 0]
+    assert [each.returncode for each in together(script)] == [0, 0]
     assert read_record(folder.record_path).resumed == 1
 
 
@@ -130,7 +145,7 @@ def test_a_rank_that_is_stopped_is_no_failure(script: Path) -> None:
     ("wrong", "words"), [("batch_size=0", "batch_size=0: must be"), ("data.source.train=3", "data.source.train=3")]
 )
 def test_what_cannot_begin_is_said_once(script: Path, wrong: str, words: str) -> None:
-    first, second = both(script, wrong)
+    first, second = together(script, wrong)
     assert (first.returncode, second.returncode) == (1, 1)
     assert words in first.stderr
     assert second.stdout == second.stderr == ""

@@ -10,10 +10,8 @@ import atexit
 import os
 import runpy
 import signal
-import socket
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver, get_context, process, resource_tracker, util
@@ -98,30 +96,6 @@ class WarmProcess:
         self._process.close()
         self._folder.cleanup()
         return CompletedProcess(self._arguments, code, output, errors)
-
-
-def together(
-    script: Path, *arguments: str, cwd: Path, env: Mapping[str, str], late: float = 0.0
-) -> list[CompletedProcess[str]]:
-    """The command as torchrun or another launcher starts it, once for each of two ranks; gives what each prints, and its code.
-
-    Args:
-        script: The script.
-        arguments: Of the command.
-        cwd: Its working directory.
-        env: All its environment variables, but those that the launcher sets.
-        late: Seconds by which the second rank starts later.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    started = []
-    for rank in ("0", "1"):
-        own = group | {"RANK": rank, "LOCAL_RANK": rank}
-        started.append(WarmProcess(script, *arguments, cwd=cwd, env=dict(env) | own))
-        time.sleep(late)
-    return [each.finish() for each in started]
 
 
 def _carry_out(arguments: Sequence[str], cwd: str, env: Mapping[str, str], files: Sequence[str]) -> None:

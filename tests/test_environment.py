@@ -13,7 +13,6 @@ import yaml
 
 from necklace.record import read_record
 from tests.conftest import SMALL
-from tests.warm import WarmProcess
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -78,10 +77,7 @@ def command(script: str, *arguments: str, cwd: Path, env: dict[str, str]) -> str
 def test_a_run_is_the_same_run(tmp_path: Path, hostile: dict[str, str]) -> None:
     small = [text for text in SMALL if text != "logger=none"]
     arguments = ["neck=focal", *small, "callbacks.pictures=true"]
-    (tmp_path / "clean").mkdir()
-    ended = WarmProcess(ROOT / "train.py", *arguments, cwd=tmp_path / "clean", env=os.environ).finish()
-    assert ended.returncode == 0, ended.stderr
-    clean = ended.stdout + ended.stderr
+    clean = command("train.py", *arguments, cwd=tmp_path / "clean", env=dict(os.environ))
     other = command("train.py", *arguments, cwd=tmp_path / "other", env=hostile)
     records = [read_record(next((tmp_path / name).glob("outputs/runs/*/record.json"))) for name in ("clean", "other")]
     for field in ("name", "hash", "metrics", "weights_hash", "test_correct", "steps", "world_size", "device"):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
@@ -67,9 +67,22 @@ def initialised() -> Iterator[None]:
         yield
 
 
+@cache
+def _composer(places: tuple[str, ...]) -> Composer:
+    return Composer(GlobalHydra.instance().config_loader(), "train")
+
+
+def the_composer() -> Composer:
+    """One composer for all tests, which reads each config file once; Hydra is initialised.
+
+    What it composes is what Hydra itself composes: tests/test_config.py compares the two.
+    """
+    return _composer(tuple(element.path for element in GlobalHydra.instance().config_loader().get_search_path().get_path()))
+
+
 def compose_train(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     with initialised():
-        config = compose("train", overrides, return_hydra_config=True)
+        config = the_composer().compose(overrides)
     HydraConfig.instance().set_config(config)
     choices = choices_of(config.hydra)
     with open_dict(config):
@@ -90,7 +103,7 @@ def spec_of(overrides: list[str]) -> RunSpec:
         config.outputs = scratch().name
     plain = resolved(config)
     with initialised():
-        said = said_of(config, plain, choices, Composer(GlobalHydra.instance().config_loader(), "train"), overrides)
+        said = said_of(config, plain, choices, the_composer(), overrides)
     return run_spec(plain, choices, overrides, said)
 
 
@@ -124,7 +137,7 @@ def composed(composer: Composer, overrides: Sequence[str]) -> tuple[DictConfig, 
 @cache
 def _composed(overrides: tuple[str, ...]) -> tuple[str, str, str]:
     with initialised():
-        config, choices = composed(Composer(GlobalHydra.instance().config_loader(), "train"), overrides)
+        config, choices = composed(the_composer(), overrides)
     return json.dumps(resolved(config)), json.dumps(choices), json.dumps(code_version(resolved(config)))
 
 

@@ -1,5 +1,8 @@
 import csv
 import io
+import os
+import time
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -7,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from necklace.cli import bench, bench_machine, bench_peer, bench_slots, bench_start, bench_studies
+from necklace.cli import bench, bench_data, bench_machine, bench_peer, bench_slots, bench_start, bench_studies
+from tests.warm import WarmProcess, warm_up
 
 
 @pytest.mark.parametrize(
@@ -65,6 +69,20 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, any_load: None) -> No
 pytestmark = pytest.mark.usefixtures("_here")
 
 
+@pytest.fixture
+def _warm_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A benchmark of what processes do once they have begun; tests/test_cli_bench_processes.py has `timed` itself."""
+
+    def timed(command: Sequence[str], folder: Path) -> tuple[float, str]:
+        began = time.perf_counter()
+        ended = WarmProcess(*command[1:], cwd=folder, env=os.environ).finish()
+        assert ended.returncode == 0, ended.stderr
+        return time.perf_counter() - began, ended.stdout
+
+    warm_up()
+    monkeypatch.setattr(bench_data, "timed", timed)
+
+
 def noise_images(root: Path, train: int, size: tuple[int, int]) -> str:
     """An image folder of two classes of noise, with four test images of each."""
     generator = torch.Generator().manual_seed(0)
@@ -96,6 +114,7 @@ def test_gates_are_timed_for_each_kind_of_focal_layer(tmp_path: Path, capsys: py
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_warm_processes")
 def test_a_folder_is_read_with_and_without_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     noise_images(tmp_path / "images", train=6, size=(8, 8))
     rows = measured(tmp_path, "data", "--root", "images", "--rounds", "1", capsys=capsys)
@@ -144,7 +163,7 @@ def test_a_study_in_two_slots_is_compared_with_two_processes(
         assert beside == pytest.approx(whole - runs, rel=0.5)
     for row in rows[:-1]:
         loss = 100 * (1 - float(row["2 bare processes"]) / float(row["ablate.py, 2 slots"]))
-        assert float(row["loss of throughput %"]) == pytest.approx(loss, abs=0.2)
+        assert float(row["loss of throughput %"]) == pytest.approx(loss, abs=0.2, rel=1e-3)  # table.csv has four digits
 
 
 @pytest.mark.slow

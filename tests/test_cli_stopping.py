@@ -13,31 +13,48 @@ import pytest
 
 from necklace.cli.stopping import ENDED, STOPPED, at_once, stoppable
 from tests.conftest import SMALL
+from tests.warm import WarmProcess
 
 ROOT = Path(__file__).parents[1]
+
+
+def environment(cwd: Path) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "HOME": str(cwd)}
 
 
 def stopped(
     command: list[str], cwd: Path, moment: Callable[[], bool], number: signal.Signals = signal.SIGINT
 ) -> tuple[int, str, str]:
     """The exit code and output of a command that gets a signal when `moment` says so; Ctrl-C with all that it has started."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "HOME": str(cwd)}
     pipe = subprocess.PIPE
     streams: Any = {"stdout": pipe, "stderr": pipe, "text": True}
     hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     # In the background of a shell, where these tests may run, Ctrl-C is ignored, which a process inherits.
-    process = subprocess.Popen(command, cwd=cwd, env=environment, start_new_session=True, preexec_fn=hears, **streams)
+    process = subprocess.Popen(command, cwd=cwd, env=environment(cwd), start_new_session=True, preexec_fn=hears, **streams)
+    send(number, process.pid, moment, lambda: process.poll() is None)
+    output, errors = process.communicate(timeout=60)
+    return process.returncode, output, errors
+
+
+def stopped_training(*arguments: str, cwd: Path, number: signal.Signals) -> tuple[int, str]:
+    """The exit code of `train.py`, and what it says, where it gets a signal once it has saved a checkpoint."""
+    process = WarmProcess(ROOT / "train.py", *arguments, cwd=cwd, env=environment(cwd))
+    send(number, process.pid, lambda: bool(list(cwd.glob("outputs/runs/*/checkpoints/last.ckpt"))), process.is_alive)
+    ended = process.finish(60)
+    return ended.returncode, ended.stderr
+
+
+def send(number: signal.Signals, pid: int, moment: Callable[[], bool], lives: Callable[[], bool]) -> None:
+    """Send a signal when `moment` says so."""
     deadline = time.monotonic() + 120
     while not moment():
-        assert process.poll() is None, process.communicate()
+        assert lives()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     if number == signal.SIGINT:
-        os.killpg(process.pid, number)
+        os.killpg(pid, number)
     else:
-        os.kill(process.pid, number)
-    output, errors = process.communicate(timeout=60)
-    return process.returncode, output, errors
+        os.kill(pid, number)
 
 
 def after(seconds: float) -> Callable[[], bool]:
@@ -56,10 +73,8 @@ def test_an_import_that_is_interrupted_is_no_traceback(tmp_path: Path, seconds: 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_training_that_is_interrupted_goes_on_from_there(tmp_path: Path, number: signal.Signals, expected: int) -> None:
-    command = [sys.executable, str(ROOT / "train.py"), "-m", "seed=0,1", *SMALL, "epochs=300"]
-    begun = lambda: bool(list(tmp_path.glob("outputs/runs/*/checkpoints/last.ckpt")))  # noqa: E731
-    code, _, errors = stopped(command, tmp_path, begun, number)
-    assert (code, errors) == (expected, f"{STOPPED}\n")
+    ended = stopped_training("-m", "seed=0,1", *SMALL, "epochs=300", cwd=tmp_path, number=number)
+    assert ended == (expected, f"{STOPPED}\n")
     (folder,) = tmp_path.glob("outputs/runs/*_s0_*")
     assert (folder / "checkpoints" / "last.ckpt").exists()
     assert not (folder / "FAILED").exists()
@@ -78,9 +93,11 @@ def test_a_job_of_slurm_that_is_warned_is_queued_again(tmp_path: Path, monkeypat
     for name, value in {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}.items():
         monkeypatch.setenv(name, value)
     command = [sys.executable, str(ROOT / "train.py"), *SMALL, "epochs=300"]
-    begun = lambda: bool(list(tmp_path.glob("outputs/runs/*/checkpoints/last.ckpt")))  # noqa: E731
-    code, _, errors = stopped(command, tmp_path, after(0.9) if moment == "import" else begun, signal.SIGUSR1)
-    assert (code, errors) == (138, f"{STOPPED}; job 7_3 is queued again\n")
+    if moment == "import":
+        ended = stopped(command, tmp_path, after(0.9), signal.SIGUSR1)[::2]
+    else:
+        ended = stopped_training(*SMALL, "epochs=300", cwd=tmp_path, number=signal.SIGUSR1)
+    assert ended == (138, f"{STOPPED}; job 7_3 is queued again\n")
     assert asked.read_text() == "requeue 7_3\n"
     assert not list(tmp_path.rglob("FAILED"))
     # Only this signal: by SIGTERM a person cancels as well.

@@ -32,7 +32,7 @@ from necklace.results.analysis import analyse
 from necklace.results.write import write_study
 from necklace.study.plan import make_plan
 from necklace.study.study_file import read_study
-from tests.conftest import SMALL, initialised, synthetic_record, write_synthetic
+from tests.conftest import SMALL, initialised, synthetic_record, the_composer, write_synthetic
 from tests.synthetic import synthetic_runs, synthetic_study, with_classes
 from tests.warm import WarmProcess, warm_up
 
@@ -337,7 +337,11 @@ def test_a_table_of_what_a_colleague_ran_and_more_seeds(undisturbed: Path, tmp_p
 def test_a_failure_message_that_looks_like_markup_is_shown_as_it_is(tmp_path: Path) -> None:
     folder = new_study(tmp_path, rows=[{"neck": "conv"}], baseline="conv", seeds=[0])
     with initialised():
-        plan = make_plan(read_study(folder / "experiments" / "tiny" / "study.yaml"), [f"outputs={folder / 'outputs'}"])
+        plan = make_plan(
+            read_study(folder / "experiments" / "tiny" / "study.yaml"),
+            [f"outputs={folder / 'outputs'}"],
+            composer=the_composer(),
+        )
     run = plan.root / plan.runs[0].spec.name
     run.mkdir(parents=True)
     (run / "FAILED").write_text("ValueError: [/data/x.jpg] is [bold] no image")
@@ -352,7 +356,7 @@ def finished_study(folder: Path) -> Path:
     study = new_study(folder, rows=[{"neck": ["none", "conv", "spp", "sppf"]}], baseline="none", seeds=[0])
     path = study / "experiments" / "tiny" / "study.yaml"
     with initialised():
-        plan = make_plan(read_study(path), [f"outputs={folder / 'outputs'}"])
+        plan = make_plan(read_study(path), [f"outputs={folder / 'outputs'}"], composer=the_composer())
     for index, run in enumerate(plan.runs):
         correct = np.random.default_rng(index).random(20) < 0.5
         record = synthetic_record(SMALL, run.seed, correct, digest=run.spec.identity["data"]["digest"])

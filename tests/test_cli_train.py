@@ -24,20 +24,13 @@ from tests.warm import WarmProcess
 ROOT = Path(__file__).parents[1]
 
 
-SCRIPT = (str(ROOT / "train.py"),)
-COMMAND = ("-m", "necklace.cli.main", "train")
+COMMAND = "necklace.cli.main"
 
 
 def environment(cwd: Path, path: str = "") -> dict[str, str]:
     keyless = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     paths = os.pathsep.join(filter(None, [str(ROOT / "src"), path]))  # this checkout, whatever is installed
     return keyless | {"OMP_NUM_THREADS": "1", "HOME": str(cwd), "PYTHONPATH": paths}
-
-
-def train(*arguments: str, cwd: Path, command: tuple[str, ...] = SCRIPT, path: str = "") -> subprocess.CompletedProcess[str]:
-    """The command in a new Python."""
-    line = [sys.executable, *command, *arguments]
-    return subprocess.run(line, cwd=cwd, env=environment(cwd, path), capture_output=True, text=True, timeout=300)
 
 
 def warm(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -53,7 +46,8 @@ def inspect(run_file: Path) -> dict:
 @pytest.mark.slow
 def test_a_multirun_leaves_a_folder_a_record_and_a_wandb_run_for_each(tmp_path: Path) -> None:
     small = [text for text in SMALL if text != "logger=none"]
-    result = train("neck=none,spp,sppf,focal", "-m", "seed=0,1", *small, cwd=tmp_path)  # where Hydra's parser stumbles
+    # In an order where Hydra's parser stumbles.
+    result = warm("train.py", "neck=none,spp,sppf,focal", "-m", "seed=0,1", *small, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     folders = sorted(path.parent for path in tmp_path.glob("outputs/runs/*/record.json"))
     assert len(folders) == 8
@@ -130,7 +124,7 @@ def test_corrupt_images_stop_the_run_or_are_counted(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_answered_in_a_line_or_two(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
-    result = train(*arguments, "logger=none", cwd=tmp_path)
+    result = warm("train.py", *arguments, "logger=none", cwd=tmp_path)
     assert result.returncode != 0
     assert "Traceback" not in result.stderr
     for word in words:
@@ -241,7 +235,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_multirun_of_process_groups_is_refused(tmp_path: Path) -> None:
-    result = train("-m", "seed=0,1", *SMALL, *TWO, cwd=tmp_path)
+    result = warm("train.py", "-m", "seed=0,1", *SMALL, *TWO, cwd=tmp_path)
     assert result.returncode != 0
     assert "add hydra/launcher=local" in result.stderr
     assert not list(tmp_path.rglob("record.json"))
@@ -253,18 +247,21 @@ def test_the_command_trains_a_group_of_processes_with_a_neck_of_the_users(tmp_pa
     (tmp_path / "mine" / "neck").mkdir(parents=True)
     (tmp_path / "mine" / "study.py").write_text("from necklace.necks import ConvNeck as Own\n")
     (tmp_path / "mine" / "neck" / "own.yaml").write_text("_target_: study.Own\nwidth: 4\n")
-    settings = [*SMALL, *TWO, "epochs=1", "neck=own", "hydra.searchpath=[file://mine]"]
-    result = train(*settings, cwd=tmp_path, command=COMMAND, path=str(tmp_path / "mine"))
+    settings = ["train", *SMALL, *TWO, "epochs=1", "neck=own", "hydra.searchpath=[file://mine]"]
+    env = environment(tmp_path, str(tmp_path / "mine"))
+    line = [sys.executable, "-m", COMMAND, *settings]
+    result = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     (path,) = tmp_path.glob("outputs/runs/*_own_*/record.json")
     assert read_record(path).world_size == 2
-    found = train(*settings, cwd=tmp_path, command=COMMAND, path=str(tmp_path / "mine"))
+    found = WarmProcess(COMMAND, *settings, cwd=tmp_path, env=env).finish()
     assert "This run exists" in found.stdout
 
 
 @pytest.mark.slow
 def test_the_command_trains_a_multirun_side_by_side(tmp_path: Path) -> None:
-    result = train("-m", "hydra/launcher=local", "neck=none,spp", *SMALL, "epochs=1", cwd=tmp_path, command=COMMAND)
+    words = ["train", "-m", "hydra/launcher=local", "neck=none,spp", *SMALL, "epochs=1"]
+    result = WarmProcess(COMMAND, *words, cwd=tmp_path, env=environment(tmp_path)).finish()
     assert result.returncode == 0, result.stderr
     records = [read_record(path) for path in tmp_path.glob("outputs/runs/*/record.json")]
     assert sorted(record.choices["neck"] for record in records) == ["none", "spp"]

@@ -1,6 +1,5 @@
 import os
 import resource
-import subprocess
 import sys
 import time
 from importlib import import_module, invalidate_caches
@@ -32,6 +31,7 @@ from necklace.data.voc import Voc
 from necklace.identity import run_identity
 from necklace.locks import locked
 from tests.conftest import compose_train
+from tests.warm import WarmProcess
 
 SHAPES = [(20, 30), (17, 9), (20, 30), (40, 12), (1, 1), (33, 64)]
 
@@ -363,12 +363,12 @@ while len(list(folder.glob("ready_*"))) < 2:
 @pytest.mark.slow
 def test_of_two_processes_one_decodes(root, tmp_path):
     processes = [
-        subprocess.Popen([sys.executable, "-c", READ_SLOWLY, root, tmp_path, str(number)], stderr=subprocess.PIPE, text=True)
+        WarmProcess("-c", READ_SLOWLY, str(root), str(tmp_path), str(number), cwd=tmp_path, env=os.environ)
         for number in range(2)
     ]
     for process in processes:
-        assert process.communicate(timeout=120) == (None, "")
-        assert process.returncode == 0
+        ended = process.finish(120)
+        assert (ended.returncode, ended.stderr) == (0, "")
     assert len(list(tmp_path.glob("decoded_*"))) == 1
     expected = decoded(root).digest()
     assert [path.read_text() for path in tmp_path.glob("digest_*")] == [expected] * 2

@@ -1,10 +1,10 @@
-import subprocess
-import sys
+import os
 from urllib.error import URLError
 
 import pytest
 
 from necklace.data.download import fetch
+from tests.warm import WarmProcess
 
 
 def no_network() -> None:
@@ -36,14 +36,12 @@ assert archive.read_text() == "whole"
 @pytest.mark.slow
 def test_of_two_processes_one_downloads(tmp_path):
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", FETCH, tmp_path / "root", tmp_path, str(number)], stderr=subprocess.PIPE, text=True
-        )
+        WarmProcess("-c", FETCH, str(tmp_path / "root"), str(tmp_path), str(number), cwd=tmp_path, env=os.environ)
         for number in range(2)
     ]
     for process in processes:
-        assert process.communicate(timeout=120) == (None, "")
-        assert process.returncode == 0
+        ended = process.finish(120)
+        assert (ended.returncode, ended.stderr) == (0, "")
     assert len(list(tmp_path.glob("made_*"))) == 1
 
 

@@ -1,7 +1,6 @@
 import json
 import os
-import subprocess
-import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +9,12 @@ from necklace.data.glyphs import Glyphs
 from necklace.data.sharing import SHARED_IMAGES, share_images, shared_images
 from necklace.data.splits import read_splits, share_splits, splits_of
 from tests.test_data_splits import Counted, Toy, key_of
+from tests.warm import WarmProcess, warm_up
 
 
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
+    warm_up()
     splits_of.cache_clear()
 
 
@@ -30,7 +31,8 @@ print(json.dumps(facts))
 
 def read_elsewhere(key: str) -> tuple[dict[str, Any], str]:
     """Facts about the images that another process has, and the splits that it has drawn itself."""
-    done = subprocess.run([sys.executable, "-c", READ, key], capture_output=True, text=True, check=True)
+    done = WarmProcess("-c", READ, key, cwd=Path.cwd(), env=os.environ).finish()
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
 
 

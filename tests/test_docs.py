@@ -19,7 +19,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 from necklace.cli.ablate import parse
 from necklace.cli.main import USAGE
@@ -29,6 +28,8 @@ from necklace.results.analysis import analyse
 from necklace.results.figure_data import figure_data
 from necklace.results.results import Row
 from necklace.study.store import read_records
+from tests.conftest import the_composer
+from tests.warm_shell import warm_command
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(ROOT.glob("docs/*.md"))
@@ -60,20 +61,7 @@ def section(page: Path, heading: str) -> str:
 def test_runnable_blocks_run(page: str, block: str, tmp_path: Path) -> None:
     small = shlex.join([*ALWAYS, *next(options for word, options in SMALL.items() if word in block)])
     interpreter = shlex.quote(sys.executable)
-    commands = {
-        "python": f"""
-            case "$*" in
-              *--verify*) exec {interpreter} {ROOT}/"$@" ;;
-              train.py*|ablate.py*) exec {interpreter} {ROOT}/"$@" {small} ;;
-              *) exec {interpreter} "$@" ;;
-            esac""",
-        "necklace": f"""exec {interpreter} -m necklace.cli.main "$@" """,
-    }
     (tmp_path / "bin").mkdir()
-    for name, body in commands.items():
-        path = tmp_path / "bin" / name
-        path.write_text(f"#!/bin/bash\n{body}\n")
-        path.chmod(0o755)
     environment = os.environ | {
         "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT / "src"),
@@ -81,15 +69,29 @@ def test_runnable_blocks_run(page: str, block: str, tmp_path: Path) -> None:
     }
     # A block sets PYTHONPATH for its own files; the package is found whatever it says.
     script = block.replace("PYTHONPATH=mine", f"PYTHONPATH=mine{os.pathsep}{ROOT / 'src'}")
-    result = subprocess.run(
-        ["bash", "-e", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
+    with warm_command() as warm:
+        commands = {
+            "python": f"""
+                case "$*" in
+                  *--verify*) exec {warm} {ROOT}/"$@" ;;
+                  train.py*|ablate.py*) exec {warm} {ROOT}/"$@" {small} ;;
+                  *) exec {interpreter} "$@" ;;
+                esac""",
+            "necklace": f"""exec {warm} necklace.cli.main "$@" """,
+        }
+        for name, body in commands.items():
+            path = tmp_path / "bin" / name
+            path.write_text(f"#!/bin/bash\n{body}\n")
+            path.chmod(0o755)
+        result = subprocess.run(
+            ["bash", "-e", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
     assert result.returncode == 0, f"{page}\n{result.stdout}\n{result.stderr}"
 
 
 @pytest.mark.parametrize("page", dict.fromkeys(page for page, _ in marked("checked")))
 def test_checked_commands_are_valid(page: str, hydra_ready: None) -> None:
-    composer = Composer(GlobalHydra.instance().config_loader(), "train")
+    composer = the_composer()
     lines = [line for name, block in marked("checked") if name == page for line in block.splitlines() if line]
     for line in lines:
         check_command(line, composer)

@@ -1,7 +1,6 @@
 """The search with hydra/sweeper=optuna: its trials are runs, and what it is told of each is the run's val metric."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from hydra_plugins.necklace_optuna import OPTIONS, Search
 from necklace.record import read_record
 from tests.conftest import SMALL
+from tests.warm import WarmProcess
 
 ROOT = Path(__file__).parents[1]
 WARNINGS = "ignore:.*SQLAlchemy 2.0"  # optuna 2 is written for SQLAlchemy 1.4
@@ -22,22 +22,11 @@ def test_a_search_goes_on_and_holds_each_runs_val_metric_and_a_failed_trial(tmp_
     search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.study_name=lr"]
     # With one of the rates the loss is no number after a step.
     tried = "optimizer.lr=choice(1e-3,3e-2,1e30)"
-    command = [sys.executable, str(ROOT / "train.py"), "-m", *search, f"hydra.sweeper.storage={storage}", tried, *SMALL]
     for seed in (0, 1):
-        done = subprocess.run(
-            [
-                *command,
-                "hydra/launcher=local",
-                f"outputs={tmp_path}",
-                "schedule=constant",
-                f"hydra.sweeper.sampler.seed={seed}",
-            ],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            cwd=tmp_path,
-        )
+        words = [*search, f"hydra.sweeper.storage={storage}", f"hydra.sweeper.sampler.seed={seed}", tried, *SMALL]
+        words += ["hydra/launcher=local", "schedule=constant", f"outputs={tmp_path}"]
+        process = WarmProcess(ROOT / "train.py", "-m", *words, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        done = process.finish(120)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         assert "alembic" not in done.stdout + done.stderr

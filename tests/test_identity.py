@@ -3,15 +3,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import necklace.identity
-from necklace.config import Composer, resolved
+from necklace.config import resolved
 from necklace.identity import hash_identity, hash_of_name, run_identity, run_label
 from necklace.spec import said_of
-from tests.conftest import CONFIGS, SMALL, compose_train, initialised, spec_of
+from tests.conftest import CONFIGS, SMALL, compose_train, initialised, spec_of, the_composer
 
 OPTIONS = Path(__file__).parent / "golden" / "options.json"
 
@@ -97,7 +96,7 @@ def test_a_network_goes_by_its_own_name() -> None:
     ):
         config, choices = compose_train(overrides)
         with initialised():
-            composer = Composer(GlobalHydra.instance().config_loader(), "train")
+            composer = the_composer()
             label = run_label(choices, said_of(config, resolved(config), choices, composer, overrides), 0)
         assert label == f"glyphs_{name}_none_s0"
 
@@ -106,14 +105,14 @@ def test_a_recipe_and_the_folder_of_the_images_are_in_the_name() -> None:
     overrides = ["+recipe=cifar_cpu", "data.root=/tmp/some/flowers", "optimizer.lr=0.1"]
     config, choices = compose_train(overrides)
     with initialised():
-        composer = Composer(GlobalHydra.instance().config_loader(), "train")
+        composer = the_composer()
         found = said_of(config, resolved(config), choices, composer, overrides)
     assert run_label(choices, found, 0) == "folder-flowers_cifar_cpu_cifar_resnet_none_lr-0.1_s0"
     # CIFAR-10 is the same wherever it lies.
     overrides = ["data=cifar10", "data.root=/tmp"]
     config, choices = compose_train(overrides)
     with initialised():
-        composer = Composer(GlobalHydra.instance().config_loader(), "train")
+        composer = the_composer()
         assert said_of(config, resolved(config), choices, composer, overrides) == ("data=cifar10",)
 
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -246,15 +245,6 @@ def start(app: Path, *overrides: str) -> WarmProcess:
     return WarmProcess(app, *words, cwd=Path.cwd(), env=os.environ, joined=True)
 
 
-def start_cold(app: Path, *overrides: str) -> subprocess.Popen[str]:
-    """The same of a new Python."""
-    command = [sys.executable, str(app), "-m", "hydra/launcher=local", *overrides]
-    # A shell's background job, such as these tests may be, ignores Ctrl-C and passes that on.
-    hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, start_new_session=True, preexec_fn=hears, **streams)
-
-
 def noted_pids(app: Path, count: int) -> list[int]:
     file = app.parent / "out" / "pids"
     wait_for(lambda: file.exists() and file.read_text().count("\n") == count)
@@ -273,12 +263,12 @@ def test_nothing_outlives_a_launcher_that_is_killed(app: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_stops_willing_and_stubborn_runs_and_starts_no_other(app: Path) -> None:
-    launcher = start_cold(app, "what=stubborn,sleep,report", "hydra.launcher.slots=2")
+    launcher = start(app, "what=stubborn,sleep,report", "hydra.launcher.slots=2")
     pids = noted_pids(app, 6)
     os.killpg(launcher.pid, signal.SIGINT)  # as the terminal does it
-    output = launcher.communicate(timeout=30)[0]
-    assert launcher.returncode in (-signal.SIGINT, 130, 1)
-    assert output.count("KeyboardInterrupt") <= 1, output  # the runs and the server print nothing
+    ended = launcher.finish(30)
+    assert ended.returncode in (-signal.SIGINT, 130, 1)
+    assert ended.stdout.count("KeyboardInterrupt") <= 1, ended.stdout  # the runs and the server print nothing
     wait_for(lambda: not any(is_alive(pid) for pid in pids), 10)
 
 

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf, open_dict
 
 from necklace.cli.train import checking
-from necklace.config import Composer, choices_of, leaves
+from necklace.config import choices_of, leaves
 from necklace.options.check import check_options, check_split_options
 from necklace.options.errors import OptionError
 from necklace.options.readers import readers_of
 from necklace.options.refusal import composed
-from tests.conftest import CONFIGS
+from tests.conftest import CONFIGS, the_composer
 
 GROUPS = ["neck", "trainer", "optimizer", "callbacks", "data", "backbone", "head", "logger"]
 NEEDS = {f"data/{name}": ["data.root=images"] for name in ("coco", "folder", "voc", "yolo")}
@@ -41,7 +41,7 @@ def check() -> Iterator[Callable[..., dict[str, str]]]:
     with initialize_config_dir(str(CONFIGS), version_base="1.3", job_name="train"):
 
         def check(*overrides: str, shared: tuple[str, ...] = ()) -> dict[str, str]:
-            config = composed(composer(), [*shared, *overrides])
+            config = composed(the_composer(), [*shared, *overrides])
             choices = choices_of(config.hydra)
             with open_dict(config):
                 del config["hydra"]
@@ -57,15 +57,9 @@ def refusal(check: Callable[..., dict[str, str]], *overrides: str) -> str:
 
 
 @cache
-def composer() -> Composer:
-    """One for all tests, so that each choice's files are read once; Hydra is initialised."""
-    return Composer(GlobalHydra.instance().config_loader(), "train")
-
-
-@cache
 def plain_of(choice: str) -> dict[str, Any]:
     """A config with this choice; Hydra is initialised."""
-    config = composer().compose(base(choice))
+    config = the_composer().compose(base(choice))
     plain: Any = OmegaConf.to_container(config, resolve=False)
     del plain["hydra"]
     return plain

@@ -4,13 +4,13 @@ import csv
 import os
 import pty
 import re
-import subprocess
-import sys
 from pathlib import Path
+from select import select
 
 import pytest
 
 from tests.conftest import SMALL
+from tests.warm import WarmProcess
 
 ROOT = Path(__file__).parents[1]
 # Colours, moves of the cursor, and what a terminal is asked.
@@ -21,27 +21,14 @@ def in_terminal(*arguments: str, cwd: Path) -> str:
     """What the command writes to a terminal of 160 columns, without its control sequences."""
     leader, follower = pty.openpty()
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "COLUMNS": "160", "TERM": "xterm"}
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *arguments],
-        cwd=cwd,
-        env=environment,
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-        start_new_session=True,
-    )
-    os.close(follower)
+    process = WarmProcess(ROOT / "train.py", *arguments, cwd=cwd, env=environment, terminal=os.ttyname(follower))
     found = b""
-    while True:
-        try:
-            part = os.read(leader, 65536)
-        except OSError:  # what Linux answers when the other end is closed
-            break
-        if not part:
-            break
-        found += part
+    while select([leader], [], [], 0.05)[0] or process.is_alive():
+        if select([leader], [], [], 0)[0]:
+            found += os.read(leader, 65536)
+    os.close(follower)
     os.close(leader)
-    assert process.wait(60) == 0, found.decode()
+    assert process.finish(60).returncode == 0, found.decode()
     return CONTROL.sub("", found.decode())
 
 

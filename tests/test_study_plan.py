@@ -17,7 +17,7 @@ from necklace.run.costs import measure_cost
 from necklace.study.plan import make_plan
 from necklace.study.status import StatusReader
 from necklace.study.study_file import read_study
-from tests.conftest import SMALL
+from tests.conftest import SMALL, the_composer
 from tests.detection_data import boxes_folder
 
 pytestmark = pytest.mark.usefixtures("hydra_ready")
@@ -38,7 +38,7 @@ def study_file(folder: Path, **changes) -> Path:
 
 
 def plan_of(folder: Path, **changes):
-    return make_plan(read_study(study_file(folder, **changes)), [f"outputs={folder / 'outputs'}"])
+    return make_plan(read_study(study_file(folder, **changes)), [f"outputs={folder / 'outputs'}"], composer=the_composer())
 
 
 def test_runs_are_a_union_of_grids(tmp_path: Path) -> None:

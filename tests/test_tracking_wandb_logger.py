@@ -296,16 +296,18 @@ def test_boxes_are_overlays_that_wandb_draws(tmp_path: Path, capsys: pytest.Capt
     assert "do not match" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("logger", ["none", "[csv,tensorboard,mlflow]"])
-def test_a_run_that_is_not_in_wandb_does_not_import_it(tmp_path: Path, logger: str) -> None:
-    code = "import sys; from tests.conftest import run, spec_of; run(spec_of(sys.argv[1:])); "
-    code += "print('imported:', 'wandb' in sys.modules)"
-    chosen = ["neck=focal", *SMALL[:-1], f"logger={logger}", "epochs=1", f"outputs={tmp_path}"]
+def test_a_run_that_is_not_in_wandb_does_not_import_it(tmp_path: Path) -> None:
+    """First one without a logger, which would not see what the other one's loggers import."""
+    code = "import sys; from tests.conftest import run, spec_of\n"
+    code += "for number, logger in enumerate(['none', '[csv,tensorboard,mlflow]']):\n"
+    code += "    run(spec_of([*sys.argv[1:], f'logger={logger}', f'seed={number}']))\n"
+    code += "    print('imported:', 'wandb' in sys.modules)"
+    chosen = ["neck=focal", *SMALL[:-1], "epochs=1", f"outputs={tmp_path}"]
     command = [sys.executable, "-W", "ignore", "-c", code, *chosen]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "imported: False"
-    assert bool(list(tmp_path.glob("runs/*/csv/metrics.csv"))) == ("csv" in logger)
+    assert [line for line in done.stdout.splitlines() if line.startswith("imported")] == ["imported: False"] * 2
+    assert [bool(list(tmp_path.glob(f"runs/*_s{number}_*/csv/metrics.csv"))) for number in (0, 1)] == [False, True]
 
 
 def test_a_wandb_that_does_not_start_is_left_out(
@@ -349,18 +351,22 @@ def test_an_online_run_that_was_not_taken_whole_is_marked_for_the_sync(
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "said", "cold"),
     [
-        ({"WANDB_MODE": "disabled"}, None),
-        ({"WANDB_MODE": ""}, "W&B run (offline)"),
-        ({"WANDB_BASE_URL": "nowhere", "WANDB_API_KEY": "a" * 40}, "W&B is left alone"),
-        ({"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40}, "W&B is left alone"),
+        ({"WANDB_MODE": "disabled"}, None, False),
+        ({"WANDB_MODE": ""}, "W&B run (offline)", False),
+        # Such that W&B might stumble over it while it is imported.
+        ({"WANDB_BASE_URL": "nowhere", "WANDB_API_KEY": "a" * 40}, "W&B is left alone", True),
+        ({"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40}, "W&B is left alone", False),
     ],
 )
-def test_no_setting_of_wandbs_stops_a_run(tmp_path: Path, environment: dict[str, str], said: str | None) -> None:
-    command = [sys.executable, str(ROOT / "train.py"), *SMALL, "logger=wandb", "epochs=1", f"outputs={tmp_path}"]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    done = subprocess.run(command, env=clean | environment, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+def test_no_setting_of_wandbs_stops_a_run(tmp_path: Path, environment: dict[str, str], said: str | None, cold: bool) -> None:
+    words = [str(ROOT / "train.py"), *SMALL, "logger=wandb", "epochs=1", f"outputs={tmp_path}"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")} | environment
+    if cold:
+        done = subprocess.run([sys.executable, *words], env=env, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    else:
+        done = WarmProcess(*words, cwd=tmp_path, env=env).finish()
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list(tmp_path.glob("runs/*/record.json"))) == 1
     assert (said or "W&B run") not in done.stdout if said is None else said in done.stdout

@@ -1,6 +1,6 @@
 import os
-import subprocess
 import sys
+from pathlib import Path
 from socket import create_server
 
 import pytest
@@ -10,6 +10,7 @@ from wandb.errors import AuthenticationError
 from necklace.tracking import wandb_run
 from necklace.tracking.wandb_run import wandb_mode
 from tests import wandb_files
+from tests.warm import WarmProcess
 
 isolated = wandb_files.isolated_wandb  # a fixture for each test here
 
@@ -68,13 +69,11 @@ def test_the_mode_follows_the_option_then_the_environment_then_the_key(monkeypat
         wandb_mode("disabled")
 
 
-def test_the_key_is_looked_up_without_asking_the_server() -> None:
+def test_the_key_is_looked_up_without_asking_the_server(tmp_path: Path) -> None:
     with create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
         environment = {"WANDB_BASE_URL": f"http://127.0.0.1:{silent.getsockname()[1]}", "WANDB_API_KEY": "a" * 40}
         code = "from necklace.tracking.wandb_run import has_wandb_key; print(has_wandb_key())"
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=120
-        )
+        done = WarmProcess("-c", code, cwd=tmp_path, env=os.environ | environment).finish(120)
         assert done.stdout.split() == ["True"], done.stderr
         silent.setblocking(False)
         with pytest.raises(BlockingIOError):

@@ -17,7 +17,7 @@ from necklace.tracking import wandb_run
 from necklace.tracking.wandb_run import UPLOADING, run_files, unsynced
 from necklace.tracking.wandb_study import logger_settings, sync, table_id, write_table
 from tests import wandb_files
-from tests.conftest import SMALL, compose_train
+from tests.conftest import SMALL, compose_train, the_composer
 from tests.synthetic import example
 from tests.wandb_files import UNREACHABLE, command, finished_files, read
 
@@ -36,7 +36,7 @@ def plan_of(folder: Path, *extra: str) -> Plan:
     path = folder / "experiments" / "tiny" / "study.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(STUDY))
-    return make_plan(read_study(path), [f"outputs={folder / 'outputs'}", *extra])
+    return make_plan(read_study(path), [f"outputs={folder / 'outputs'}", *extra], composer=the_composer())
 
 
 @pytest.mark.usefixtures("hydra_ready")

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver, get_context, process, resource_tracker, util
 from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
+from threading import Lock
 
 from necklace.launcher.server import start_server, without_main
 from necklace.launcher.worker import _forget_the_server
@@ -27,6 +28,8 @@ COMMANDS = (*PRELOAD, "necklace.cli.study", "necklace.cli.train", "necklace.resu
 # Where this is imported to be a command, the process does not yet stand for what it was forked for.
 FIRST = process.current_process()
 spawn_cold = util.spawnv_passfds
+# Held while one is started: what a thread hides from multiprocessing, another one would take for what was there.
+STARTING = Lock()
 
 
 def warm_up() -> None:
@@ -38,25 +41,37 @@ class WarmProcess:
     """`python SCRIPT ARGUMENTS`, forked from the server that the launcher has in this process.
 
     Args:
-        script: The script.
+        script: The script, the name of a module as behind Python's `-m`, or `-c` before code.
         arguments: Its arguments.
         cwd: Its working directory.
         env: All its environment variables. Those that libraries read while they are imported have no effect.
         joined: Whether what it prints as errors goes where the rest goes.
+        terminal: The terminal that it writes to, if any; `finish` then gives none of what it has printed.
 
     Attributes:
         pid: Of the process, and of its group and session.
     """
 
-    def __init__(self, script: Path, *arguments: str, cwd: Path, env: Mapping[str, str], joined: bool = False) -> None:
+    def __init__(
+        self,
+        script: Path | str,
+        *arguments: str,
+        cwd: Path,
+        env: Mapping[str, str],
+        joined: bool = False,
+        terminal: str | None = None,
+    ) -> None:
         warm_up()
         self._arguments = [str(script), *arguments]
         # For its temporary files too, since one that is killed leaves them; what it has started may end a little later.
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._files = [Path(self._folder.name, name) for name in ("output", "output" if joined else "errors")]
-        words = (self._arguments, str(cwd), dict(env) | {"TMPDIR": self._folder.name}, [str(file) for file in self._files])
+        for file in self._files:
+            file.touch()
+        streams = [terminal] * 2 if terminal else [str(file) for file in self._files]
+        words = (self._arguments, str(cwd), dict(env) | {"TMPDIR": self._folder.name}, streams)
         self._process = get_context("forkserver").Process(target=_carry_out, args=words)
-        with without_main():
+        with STARTING, without_main():
             self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
@@ -104,7 +119,12 @@ def _carry_out(arguments: Sequence[str], cwd: str, env: Mapping[str, str], files
     sys.path[:0] = [os.path.dirname(arguments[0]), *filter(None, own)]
     sys.argv[:] = arguments
     try:
-        runpy.run_path(arguments[0], run_name="__main__")
+        if arguments[0] == "-c":
+            exec(sys.argv.pop(1), {"__name__": "__main__"})
+        elif arguments[0].endswith(".py"):
+            runpy.run_path(arguments[0], run_name="__main__")
+        else:
+            runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
     finally:
         atexit._run_exitfuncs()  # multiprocessing leaves them out
 

@@ -230,6 +230,12 @@ TABLES = {
     "experiments/necks_cifar10/README.md": ("necks_cifar10", [accuracy, to_baseline, to_control, neck_params]),
     "experiments/boxes_bccd/README.md": ("boxes_bccd", [accuracy, to_baseline, to_control, neck_params]),
     "experiments/necks_context/README.md": ("necks_context", [accuracy, to_baseline, all_params]),
+    "experiments/focal_context/README.md": ("focal_context", [accuracy, to_baseline, to_control, all_params]),
+    "experiments/focal_context_hints/README.md": ("focal_context_hints", [accuracy, to_baseline, to_control, all_params]),
+    "experiments/focal_context_transport/README.md": (
+        "focal_context_transport",
+        [accuracy, to_baseline, to_control, all_params],
+    ),
 }
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
 from threading import Lock
 
+from necklace.cli import stopping
 from necklace.launcher.server import start_server, without_main
 from necklace.launcher.worker import _forget_the_server
 from necklace.study.preload import PRELOAD
@@ -115,6 +116,8 @@ def _carry_out(arguments: Sequence[str], cwd: str, env: Mapping[str, str], files
     os.environ.update(env)
     tempfile.tempdir = None  # which is asked for again
     os.chdir(cwd)
+    # It would leave out what was registered before the fork; a process of its own registers it first, and so calls it last.
+    stopping._end = lambda: None
     own = env.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:0] = [os.path.dirname(arguments[0]), *filter(None, own)]
     sys.argv[:] = arguments

@@ -158,3 +158,16 @@ def test_what_a_decision_will_cost_is_foreseen_within_a_factor_of_two() -> None:
     assert (known.borrowed, unknown.borrowed) == (False, True)
     assert unknown.seeds is not None
     assert [each.seeds for each in forecasts(decisions, runs_of(values, set()))] == [None, None]
+
+
+def test_two_rows_of_one_computation_take_the_seeds_that_are_asked_for_anyway() -> None:
+    values = {row: np.full(MOST, 90.0) + np.arange(MOST) for row in ("none", "spp")}
+    decisions = decisions_of(rules_of(controls={}, rows=("none", "spp")), ("none", "spp"), {})
+    runs = runs_of(values, {(row, n) for row in values for n in range(3)})
+    assert forecasts(decisions, runs)[0].seeds is None  # equal metrics of other weights say nothing of a spread
+    runs["spp"] = [
+        replace(run, record=replace(run.record, weights_hash=other.record.weights_hash)) if run.record else run
+        for run, other in zip(runs["spp"], runs["none"], strict=True)
+    ]
+    (cost,) = forecasts(decisions, runs)
+    assert (cost.standing.decided, cost.seeds) == (False, first_look(cost.standing.comparison.rule))

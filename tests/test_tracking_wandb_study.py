@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,15 @@ from rich.console import Console
 
 from necklace.results.figure_data import figure_data
 from necklace.results.table import TableText
+from necklace.results.verdicts import Verdict
 from necklace.study.overrides import override
 from necklace.study.plan import Plan, make_plan
+from necklace.study.rules import Setting
 from necklace.study.status import StatusReader
 from necklace.study.study_file import read_study
 from necklace.tracking import wandb_run
 from necklace.tracking.wandb_run import UPLOADING, run_files, unsynced
-from necklace.tracking.wandb_study import logger_settings, sync, table_id, write_table
+from necklace.tracking.wandb_study import _differences, logger_settings, sync, table_id, write_table
 from tests import wandb_files
 from tests.conftest import SMALL, compose_train, the_composer
 from tests.synthetic import example
@@ -153,8 +156,22 @@ def test_the_studys_table_is_a_run_of_its_own(tmp_path: Path) -> None:
     controls = json.loads(next(file.parent.glob("files/media/table/controls_*.json")).read_text())
     assert [row[:2] for row in controls["data"]] == [[name, "conv, match=params of sppf"] for name in ("spp", "sppf")]
     assert len(list(file.parent.glob("files/media/images/figures/controls_*.png"))) == 1
+    assert differences["columns"][4:] == ["95 % t from", "95 % t to", "verdict"]
     assert write_table(table, results, plan, figures, "offline") is None  # it is there
     assert unsynced(plan.root / ".table") == file
+
+
+def test_a_table_of_anytime_intervals_has_these() -> None:
+    results = replace(example(), setting=Setting("anytime", 0.5, 0.05))
+    rows = [
+        replace(row, verdict=Verdict("better", 0.01, 0.02, 9)) if row.name == "sppf" else replace(row, verdict=None)
+        for row in results.rows
+    ]
+    table = _differences(figure_data(replace(results, rows=tuple(rows)))["differences"])
+    assert table.columns[4:] == ["95 % anytime from", "95 % anytime to", "verdict"]
+    found = {row[0]: row[4:] for row in table.data}
+    assert found.pop("sppf") == [0.01, 0.02, "better"]
+    assert set(map(tuple, found.values())) == {(None, None, None)}
 
 
 def test_a_table_has_an_id_that_wandb_takes_and_no_other_study_has() -> None:

@@ -188,7 +188,7 @@ def forecasts(decisions: Decisions, runs: Mapping[str, Sequence[StudyRun]]) -> l
     for standing, x in zip(standings, seen, strict=True):
         rule = standing.comparison.rule
         own = len(x) > 1 and float(np.ptp(x)) > 0
-        if standing.decided:
+        if standing.decided or _one_computation(standing, runs):
             found.append(Forecast(standing, standing.seeds))
         elif not spreads:
             found.append(Forecast(standing, None))
@@ -201,6 +201,16 @@ def forecasts(decisions: Decisions, runs: Mapping[str, Sequence[StudyRun]]) -> l
             needed = seeds_needed(max(sd, floor), effect, rule, floor=floor, seen=x if own else ())
             found.append(Forecast(standing, MOST_SEEDS if needed is None else needed, not own))
     return found
+
+
+def _one_computation(standing: Standing, runs: Mapping[str, Sequence[StudyRun]]) -> bool:
+    """Whether the two rows have ended in equal weights on every seed that both have, at least two."""
+    own, other = (
+        {run.seed: run.record.weights_hash for run in runs[row] if run.record}
+        for row in (standing.comparison.row, standing.comparison.to)
+    )
+    shared = own.keys() & other.keys()
+    return len(shared) > 1 and all(own[seed] == other[seed] for seed in shared)
 
 
 def _differences(standing: Standing, runs: Mapping[str, Sequence[StudyRun]], metric: str) -> np.ndarray:

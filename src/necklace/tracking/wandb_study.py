@@ -114,11 +114,19 @@ def write_table(table: TableText, results: Results, plan: Plan, figures: Path, m
 
 def _differences(data: Data) -> wandb.Table:
     """The data of the figure of differences, to the baseline or to the controls, as a table: percentage points."""
+    kind = "anytime" if data.get("rule") == "anytime" else "t"
     rows = [
-        [row["name"], row.get("control", data.get("baseline")), row["n"], row["mean"], *(row["t"] or (None, None))]
+        [
+            row["name"],
+            row.get("control", data.get("baseline")),
+            row["n"],
+            row["mean"],
+            *(row[kind] or (None, None)),
+            row.get("verdict"),
+        ]
         for row in data["rows"]
     ]
-    return wandb.Table(["row", "to", "n", "difference", "95 % t from", "95 % t to"], rows)
+    return wandb.Table(["row", "to", "n", "difference", f"95 % {kind} from", f"95 % {kind} to", "verdict"], rows)
 
 
 def _columns(table: TableText) -> list[tuple[str, list[str]]]:

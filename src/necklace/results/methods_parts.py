@@ -34,8 +34,8 @@ PARTS = {
     "SelfAttention": "self-attention over all positions[@vaswani2017attention] and an MLP, each with a norm before it and a "
     "residual connection[@dosovitskiy2021image], without positional encoding",
     "FocalModulation": "focal modulation[@yang2022focal], bare, without norm, residual connection or MLP",
-    "FocalBlock": "focal modulation[@yang2022focal] in its residual block: LayerNorm, modulation, LayerScale[@touvron2021going]; "
-    "LayerNorm, MLP, LayerScale",
+    "FocalBlock": "focal modulation[@yang2022focal] in its residual block: LayerNorm, modulation, "
+    "LayerScale[@touvron2021going]; LayerNorm, MLP, LayerScale",
     "CifarResNet": "the residual network for CIFAR[@he2016deep], with 1 × 1 convolutions as shortcuts where the shape changes",
     "FastCnn": "a small network after airbench[@jordan2024airbench]",
     "TorchvisionResNet": "a residual network[@he2016deep] of torchvision" + _CUT,
@@ -69,8 +69,8 @@ PARTS = {
 MODULATION = (
     "In focal modulation, a query is multiplied at each position with a gated sum of contexts, through 1 × 1 convolutions. The "
     "contexts are depth-wise convolutions in a chain, each with a GELU, and the GELU of the mean of the last over the map. "
-    "`focal_level` is how many convolutions there are, `focal_window` how wide the first is, and by `focal_factor` each further "
-    "one is wider."
+    "`focal_level` is how many convolutions there are, `focal_window` how wide the first is, and by `focal_factor` each "
+    "further one is wider."
 )
 """What the classes `FocalModulation` and `FocalBlock` share."""
 

@@ -95,7 +95,7 @@ def _limited(record: Record) -> str:
     images, parts = record.data.get("images", {}), []
     if most := at(record.config, "data", "train_images"):
         both = images.get("train", 0) + images.get("val", 0) == most
-        parts.append(f"{most:,} training images{' (from which validation is split off)' if both else ''}")
+        parts.append(f"{most:,} training images{' (validation included)' if both else ''}")
     if most := at(record.config, "data", "test_images"):
         parts.append(f"{most:,} test images")
     return " and ".join(parts)
@@ -187,8 +187,9 @@ def _backbone_and_head(record: Record) -> str:
     taken, tensors = (*record.pretrained, 0, 0)[:2]
     start = f"{taken} of its {tensors} tensors from a file of pretrained weights" if taken else "trained from random weights"
     shape = " × ".join(map(str, record.neck_input))
+    finer = ", the coarsest, while the finer ones go to the head past it" if len(node.get("stages") or ()) > 1 else ""
     built = f"the backbone {backbone}{f' ({about})' if about else ''}, {start}"
-    return f"{built}; the neck on a map of {shape} (channels, height, width); the head {head}"
+    return f"{built}; the neck on a map of {shape} (channels, height, width){finer}; the head {head}"
 
 
 def training_sentences(results: Results) -> list[Sentence]:

@@ -1,7 +1,7 @@
 """The methods section: what it says against the records, and that nothing in a name is obeyed by LaTeX or Markdown."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,7 @@ def test_every_entry_is_whole() -> None:
     assert balanced(bibtex_of([("x", [[Cite(key) for key in BIBLIOGRAPHY]])]))
 
 
-def study_of(rows: dict[str, Sequence[str]], **changes: Any) -> Results:
+def study_of(rows: Mapping[str, Sequence[str]], **changes: Any) -> Results:
     """Results of a study of one run for each row, from the row's overrides."""
     runs = []
     for row, overrides in rows.items():

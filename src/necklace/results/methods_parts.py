@@ -23,7 +23,8 @@ _DRAWN_ON = "drawn, on grey textured ground with strokes of clutter"
 # Class to what it is, where the options in `USUAL` have the values that they have there; `[@key]` cites, and code is in ``.
 PARTS = {
     "NoNeck": "none, so the head is given the backbone's map",
-    "ConvNeck": "two 1 × 1 convolutions, each with batch normalisation[@ioffe2015batch] and SiLU, which see one position alone",
+    "ConvNeck": "two 1 × 1 convolutions, each with batch normalisation[@ioffe2015batch] and SiLU, which see one position "
+    "alone, with as many channels between them as the map has where no width is told",
     "SPP": f"{_POOLING}: max-pools of stride 1 side by side, {_BETWEEN}",
     "SPPF": f"{_POOLING}: one max-pool of stride 1, three times in a chain, {_BETWEEN}",
     "MeanConcat": "the mean over the map is joined to the channels of each position, and a 1 × 1 convolution with batch "

@@ -1,16 +1,30 @@
 """The methods section: what it says against the records, and that nothing in a name is obeyed by LaTeX or Markdown."""
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+import yaml
 
+from necklace import schedules
 from necklace.results.analysis import analyse
 from necklace.results.methods import methods, methods_files
-from necklace.results.prose import BIBLIOGRAPHY, Cite, Code, Paragraph, bibtex_of, cited, latex_of, latex_text, markdown_of
+from necklace.results.methods_bibliography import BIBLIOGRAPHY
+from necklace.results.methods_parts import GRADES, MODULATION, OPTIONS, PARTS, USUAL, class_of, options_of, parsed
+from necklace.results.prose import Cite, Code, Paragraph, bibtex_of, cited, latex_of, latex_text, markdown_of
 from necklace.results.results import Results
 from necklace.study.rules import Setting
+from necklace.study.store import StudyRun
+from necklace.tasks import detection
+from tests.conftest import synthetic_record
 from tests.synthetic import example, synthetic_run, synthetic_runs, synthetic_study
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def said(results: Results) -> str:
@@ -78,7 +92,12 @@ def test_a_rule_for_verdicts_is_named(rule: str, cites: bool) -> None:
     paragraphs = methods(replace(results, setting=Setting(rule, margin=0.5, alpha=0.05)))
     text = markdown_of("x", paragraphs)
     assert "lies within 0.5 points of 0" in text
-    assert "is at most 0.05 (Bonferroni)" in text
+    assert "add up to at most 0.05 (Bonferroni). The rows here account for 4." in text
+    assert "taken to be at least what one test image counts, 0.5 points" in text  # of 200
+    assert "not before the first" not in text
+    late = markdown_of("x", methods(replace(results, setting=Setting(rule, margin=1, alpha=0.05, records=15))))
+    assert "were set after 15 runs of the study had finished, not before the first" in late
+    assert "lies within 1 point of 0" in late
     assert ("wang2023anytime" in cited(paragraphs)) is cites
     assert ("t interval" in text) is not cites
 
@@ -121,3 +140,139 @@ def test_every_entry_is_whole() -> None:
         assert fields["year"] in key
         assert kind == "misc" or {"booktitle", "journal"} & fields.keys()
     assert balanced(bibtex_of([("x", [[Cite(key) for key in BIBLIOGRAPHY]])]))
+
+
+def study_of(rows: Mapping[str, Sequence[str]], **changes: Any) -> Results:
+    """Results of a study of one run for each row, from the row's overrides."""
+    runs = []
+    for row, overrides in rows.items():
+        record = synthetic_record(list(overrides), 0, np.arange(100) < 40, weights_hash="0" * 64, name=f"{row}_s0")
+        runs.append(StudyRun(row, 0, {}, record.name, "done", None, record))
+    info = {"rows": tuple(rows), "seeds": (0,), "baseline": next(iter(rows)), "same": None, "axes": None}
+    return analyse(synthetic_study(runs, **info | changes))
+
+
+NECKS = {
+    "none": ["neck=none"],
+    "sppf": ["neck=sppf"],
+    "focal": ["neck=focal"],
+    "normed": ["neck=focal", "neck.global_norm=batch"],
+    "block": ["neck=focal_block", "neck.kernels=[3,7]"],
+    "gc": ["neck=gc", "neck.reduction=8"],
+    "attention": ["neck=attention"],
+    "wide": ["neck=conv", "neck.width=79"],
+    "wider": ["neck=conv", "neck.width=145"],
+}
+
+
+def sentence(text: str, start: str) -> str:
+    """The text from `start` to the next neck."""
+    return start + text.partition(start)[2].partition(" Neck of ")[0]
+
+
+def test_each_neck_is_described_cited_and_told_with_its_options() -> None:
+    results = study_of(NECKS)
+    text = said(results)
+    assert "[@he2014spp]" in sentence(text, "Neck of `sppf`: ")
+    assert "(`kernel_size=5`, positions)" in sentence(text, "Neck of `sppf`: ")
+    focal = sentence(text, "Neck of `focal`, `normed`: ")
+    assert "(`focal_factor=2`; `focal_level=2`; `focal_window=3`)" in focal
+    assert "; in `normed` with `global_norm=batch`, batch normalisation of the global context before its gate." in focal
+    assert "gating" not in focal
+    assert "global_scale" not in focal
+    block = sentence(text, "Neck of `block`: ")
+    assert "`kernels=[3,7]`" in block
+    assert "`layerscale=0.0001`" in block
+    assert "focal_level=" not in block  # which the list stands for
+    assert "`reduction=8`" in sentence(text, "Neck of `gc`: ")
+    assert "`heads=4`; `mlp_ratio=4`" in sentence(text, "Neck of `attention`: ")
+    wide = sentence(text, "Neck of `wide`, `wider`: ")
+    assert "in `wide` with `width=79`, channels between the two; in `wider` with `width=145`" in wide
+    assert wide.count("channels between the two") == 1
+    assert {"cao2019gcnet", "vaswani2017attention", "ioffe2015batch", "he2016deep", "loshchilov2019decoupled"} <= set(
+        cited(methods(results))
+    )
+    assert text.count("In focal modulation, ") == 1
+    assert "In focal modulation, " not in said(study_of({"none": ["neck=none"]}))
+    assert balanced(methods_files(results)["methods.tex"])
+
+
+def test_a_neck_of_somebody_else_is_told_with_all_options_and_no_words_of_ours() -> None:
+    results = study_of({"none": ["neck=none"], "theirs": ["neck=focal"]})
+    run = results.rows[1].runs[0]
+    assert run.record
+    neck = {"_target_": "theirs.SPP", "gating": True, "reduction": 4, "nothing": None}
+    record = replace(run.record, config=run.record.config | {"neck": neck})
+    changed = replace(results, rows=(results.rows[0], replace(results.rows[1], runs=(replace(run, record=record),))))
+    assert "Neck of `theirs`: `theirs.SPP` (`gating=true`; `reduction=4`)." in said(changed)
+    assert "he2014spp" not in cited(methods(changed))
+
+
+def test_heads_losses_and_drawn_data_are_told() -> None:
+    boxes = said(study_of({"none": ["task=detection", "data=context_boxes"]}))
+    assert "stages [8,16,32]" in boxes
+    assert "the coarsest, while the finer ones go to the head past it" in boxes
+    assert "`depth=2`, convolutions before the scores, and before the distances" in boxes
+    assert "`width=64`, channels)" in boxes
+    assert "The loss is quality focal loss [@li2020generalized]" in boxes
+    assert "whose colour is the class of every box" in boxes
+    corner = ["data=context", "data.source.grade=transport", "head=corner", "head.side=10"]
+    text = said(study_of({"none": corner, "hints": ["data=context", "data.source.grade=hints"]}))
+    assert "Those of `none` are drawn" in text
+    assert text.count("and the label is the marker's colour") == 1
+    assert "`min_gap=26`" in text
+    assert "The head `corner` (`none`) is the mean over the top left corner" in text
+    assert "`side=10`, pixels of the image" in text
+    assert "split off the training images, 10 % of each class (`none`)" in text  # hints has a val split of its own
+    assert "The training images are not augmented." in text
+    assert "minus (0.29, 0.29, 0.29) over (0.12, 0.12, 0.12)" in text
+
+
+def test_code_and_commands_are_told() -> None:
+    results = study_of({"none": ["neck=none"]})
+    run = results.rows[0].runs[0]
+    assert run.record
+    assert "at commit ffffffffff; each record holds" in said(results)
+    record = replace(run.record, git={"sha": "a" * 40, "dirty": True}, train_images_left_out=24)
+    text = said(replace(results, rows=(replace(results.rows[0], runs=(replace(run, record=record),)),)))
+    assert "at commit aaaaaaaaaa (with changes that were not committed); each record holds" in text
+    assert "images that fill no whole batch are left out" in text
+    assert "images that fill no whole batch are left out" not in said(results)
+    assert "`python ablate.py necks` trains what is missing" in text
+    assert "`python ablate.py necks --reproduce 1` trains as many runs again as it says" in text
+
+
+def test_what_is_said_of_our_classes_is_whole_and_as_they_are() -> None:
+    for group in ("neck", "head", "backbone", "task", "schedule"):
+        for path in sorted((CONFIGS / group).glob("*.yaml")):
+            node = yaml.safe_load(path.read_text())
+            node = node.get("task", node)
+            if "_target_" in node and path.stem != "constant":
+                assert class_of(node), path
+    focal, block = (yaml.safe_load((CONFIGS / f"neck/{name}.yaml").read_text()) for name in ("focal", "focal_block"))
+    told = {option.partition("=")[0] for option in options_of(focal | block)} - {"defaults"}
+    assert told == {"focal_window", "focal_level", "focal_factor", "mlp_ratio", "layerscale"}
+    assert {name: value for name, value in (focal | block).items() if name in USUAL} == USUAL
+    words = [*PARTS.values(), *GRADES.values(), MODULATION]
+    assert {part.key for text in words for part in parsed(text) if isinstance(part, Cite)} <= BIBLIOGRAPHY.keys()
+    assert all(key.partition(".")[0] in PARTS for key in OPTIONS if "." in key)
+
+
+def test_numbers_in_words_are_those_of_the_code() -> None:
+    assert f"plus {detection.BOX_WEIGHT:g} times the GIoU loss" in PARTS["Detection"]
+    assert f"an IoU of {detection.OVERLAP:g}, and at most {detection.MOST} boxes" in PARTS["Detection"]
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0, betas=(0.9, 0.999))
+    schedule = schedules.one_cycle(optimizer, 101, 10, 0.3)
+    seen = []
+    for _ in range(101):
+        group = optimizer.param_groups[0]
+        seen.append((group["lr"], group["betas"][0]))
+        optimizer.step()
+        schedule.step() if len(seen) < 101 else None
+    rates, betas = zip(*seen, strict=True)
+    assert rates[0] == pytest.approx(1 / 25)
+    assert max(rates) == pytest.approx(1, abs=1e-3)
+    assert rates[-1] < 1e-5
+    assert (betas[0], min(betas), betas[-1]) == pytest.approx((0.95, 0.85, 0.95), abs=1e-4)
+    quarter = 1 / 25 + (1 - 1 / 25) * 0.5 * (1 - np.cos(np.pi * 10 / 29.3))
+    assert rates[10] == pytest.approx(quarter, abs=2e-3)

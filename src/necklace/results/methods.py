@@ -12,6 +12,7 @@ from necklace.results.methods_recipe import data_sentences, model_sentences, sai
 from necklace.results.prose import Cite, Code, Paragraph, Part, Sentence, bibtex_of, latex_of, markdown_of
 from necklace.results.recipe import at, commits, records
 from necklace.results.results import Results, Row
+from necklace.results.rulings import resolution
 from necklace.results.stats import seeds_needed
 from necklace.results.streams import streams_sentences
 from necklace.study.metrics import TASK_METRICS
@@ -27,7 +28,12 @@ METRICS = {
     "test/box_map50": "mean average precision of boxes at an IoU of 0.50, on the test images",
     "test/box_map75": "mean average precision of boxes at an IoU of 0.75, on the test images",
 }
-VERSIONS = {"python": "Python", "torch": "PyTorch", "torchvision": "torchvision", "timm": "timm"}
+VERSIONS = {"python": "Python", "torchvision": "torchvision", "timm": "timm"}
+CITED = {
+    "torch": ("PyTorch", "paszke2019pytorch"),
+    "pytorch-lightning": ("PyTorch Lightning", "falcon2019lightning"),
+    "hydra-core": ("Hydra", "yadan2019hydra"),
+}
 FEW = 8  # so many seeds are listed
 
 
@@ -116,7 +122,9 @@ def _monitor(record: Record) -> str:
 def _statistics(results: Results) -> list[Sentence]:
     info, rows = results.study, results.rows
     words = METRICS.get(info.metric)
-    metric: Sentence = [words] if words else ["the metric ", Code(info.metric)]
+    metric: list[Part] = [words] if words else ["the metric ", Code(info.metric)]
+    if words and "COCO" in words:
+        metric.append(Cite("lin2014microsoft"))
     sentences: list[Sentence] = [["We report mean and standard deviation over seeds of the ", *metric, "."]]
     compared = [row for row in rows if row.difference is not None]
     if info.baseline is None or not compared:
@@ -130,11 +138,11 @@ def _statistics(results: Results) -> list[Sentence]:
         sentences.append(["With 20 seeds or more, there is also a BCa bootstrap interval of the mean, of 10,000 resamples."])
     if any(row.images for row in rows):
         sentences.append(
-            ["The interval over test images is a 95 % percentile bootstrap for these trained weights; it says nothing of ",
-             "other seeds and is not corrected for the number of rows."]
+            ["The interval over test images is a 95 % percentile bootstrap of these images for these trained weights; it ",
+             "says nothing of other seeds and is not corrected for the number of rows."]
         )  # fmt: skip
     if any(row.control for row in rows):
-        sentences.append(["Rows with a control of their size are compared with it in the same way, paired by seed."])
+        sentences.append(["Rows with a control of their size are compared with it as well, paired by seed, without a p value."])
     return sentences
 
 
@@ -151,8 +159,8 @@ def _fixed_rule(compared: Sequence[Row], rows: int) -> list[Sentence]:
     ]
     can = f"; {most} seeds cannot show it" if most < needed else ""
     found.append(
-        ["A difference is called significant only if p is below 0.05 and an exact paired test of so many seeds could reach ",
-         f"it, which takes {needed} seeds{can}."]
+        ["A difference is called significant only if its p is below 0.05 and an exact sign-flip test of so many seeds could ",
+         f"reach 0.05 over all of these comparisons, which takes {needed} seeds{can}."]
     )  # fmt: skip
     return found
 
@@ -162,9 +170,10 @@ def _rule(results: Results) -> list[Sentence]:
     setting = results.setting
     if setting is None:
         return []
-    margin, alpha = f"{setting.margin:g} points", f"{setting.alpha:g}"
+    margin = f"{setting.margin:g} point{'s' * (setting.margin != 1)}"
+    alpha, anytime = f"{setting.alpha:g}", setting.rule == "anytime"
     sentences: list[Sentence] = []
-    if setting.rule == "anytime":
+    if anytime:
         sentences.append(
             ["Seeds were added one after another while the results were looked at; the intervals are confidence ",
              "sequences of the paired mean difference, which hold at every number of seeds at ",
@@ -172,12 +181,37 @@ def _rule(results: Results) -> list[Sentence]:
         )  # fmt: skip
     else:
         sentences += _fixed_rule([row for row in results.rows if row.difference], len(results.rows) - 1)
-    return [
-        *sentences,
-        ["A row is better or worse where its interval, at the level that the comparison has, leaves out 0; equal within the ",
-         f"margin where all of it lies within {margin} of 0; and else undecided. The probability that any verdict of the ",
-         f"study is wrong is at most {alpha} (Bonferroni)."],
+    kind = "these confidence sequences" if anytime else "t intervals of the same kind"
+    sentences += [
+        [f"Verdicts have a rule of their own, by {kind}, each at the level of its comparison. A row is equal within the ",
+         f"margin where the whole interval lies within {margin} of 0; else better or worse where it leaves out 0; and ",
+         "undecided otherwise."],
+        ["The levels of all comparisons that the study ever made add up to at most ", f"{alpha} (Bonferroni). The rows here ",
+         f"account for {_comparisons(results)}. Of m comparisons known from the start, each has the level {alpha} / (m + 1); ",
+         "what is left is for those that come later."],
+        [f"So the probability that any verdict of the study is wrong is at most {alpha} if the differences of the seeds are ",
+         f"normally distributed{'' if anytime else ' and the number of seeds does not depend on the results'}."],
     ]  # fmt: skip
+    if setting.records:
+        runs = f"{setting.records} run{'s' * (setting.records > 1)} of the study had"
+        sentences.append([f"Rule, margin and level were set after {runs} finished, not before the first."])
+    if floor := resolution(records(results), results.study.metric):
+        sentences.append(
+            ["For these intervals, the standard deviation of the differences is taken to be at least what one test image ",
+             f"counts, {floor:.2g} points."]
+        )  # fmt: skip
+    verdicts = [found for row in results.rows for found in (row.verdict, row.control and row.control.verdict) if found]
+    if any(found.one_computation for found in verdicts):
+        sentences.append(["Rows that ended in the same weights, bit for bit, on all of several seeds are equal."])
+    return sentences
+
+
+def _comparisons(results: Results) -> str:
+    """What the rows of the table are compared with, in numbers: each with the baseline, and with a control that it may have."""
+    others = [row.name for row in results.rows if row.name != results.study.baseline]
+    sized = sum(name not in results.study.controls for name in others) if results.study.controls else 0
+    with_control = f", and {sized} with a control of the size, whether there is one or not" if sized else ""
+    return f"{len(others) + sized} ({len(others)} with the baseline{with_control})" if sized else f"{len(others)}"
 
 
 def _machine(results: Results) -> list[Sentence]:
@@ -196,22 +230,29 @@ def _machine(results: Results) -> list[Sentence]:
         sentences.append([f"The {len(every)} runs took {took} in all, added up over runs, on ", "; ".join(devices), "."])
     versions = [(name, sorted({r.versions[key] for r in every if key in r.versions})) for key, name in VERSIONS.items()]
     software: list[Part] = [", ".join(f"{name} {' and '.join(found)}" for name, found in versions if found)]
-    others = (("pytorch-lightning", "PyTorch Lightning", "falcon2019lightning"), ("hydra-core", "Hydra", "yadan2019hydra"))
-    for key, name, cite in others:
+    for key, (name, cite) in CITED.items():
         if found := sorted({record.versions[key] for record in every if key in record.versions}):
             software += [f", {name} {' and '.join(found)}", Cite(cite)]
     if software != [""]:
         sentences.append(["Software: ", *software, "."])
     if any("wandb" in str(key) for record in every for key in (record.config.get("logger") or {})):
         sentences.append(["Runs were logged with Weights & Biases", Cite("biewald2020wandb"), "."])
-    made = [f"{sha[:10]}{' with uncommitted changes' if dirty else ''}" for sha, _, dirty in commits(results)]
+    made = [f"{sha[:10]}{' (with changes that were not committed)' if dirty else ''}" for sha, _, dirty in commits(results)]
     if made:
-        sentences.append([f"The code that trained the runs: commit{'s' * (len(made) > 1)} {', '.join(made)}."])
+        start = f"The runs were trained by necklace, at commit{'s' * (len(made) > 1)} "
+        sentences.append([start, " and ".join(made), "; each record holds a digest of every module that trained its run."])
     return sentences
 
 
 def _commands(results: Results) -> list[Sentence]:
-    names: list[Part] = []
+    ways = (
+        ("--verify", "makes tables, figures and this text again from the records and compares"),
+        ("--reproduce", "trains as many runs again as it says, drawn at random, and compares with their records"),
+    )
+    parts: list[Part] = []
     for number, command in enumerate(results.commands):
-        names += [", " if number else "", Code(command)]
-    return [["Commands: ", *names, "."]] if names else []
+        does = next(
+            (words for option, words in ways if option in command.split()), "trains what is missing and writes all files"
+        )
+        parts += ["; " if number else "", Code(command), f" {does}"]
+    return [[*parts, "."]] if parts else []

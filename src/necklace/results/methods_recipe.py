@@ -1,9 +1,11 @@
 """The part of a methods section that says how runs were trained: data, models, training; what differs, row by row."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from necklace.identity import leaves, shown
 from necklace.record import Record
+from necklace.results.methods_parts import MODULATION, class_of, drawn, listed, parsed, part_sentences, splits_val_off
 from necklace.results.prose import Cite, Code, Part, Sentence
 from necklace.results.recipe import at, records, scalars, short
 from necklace.results.results import Results
@@ -23,33 +25,52 @@ def said(results: Results, tell: Callable[[Record], str], otherwise: str = "") -
     parts: list[Part] = []
     for text, names in rows.items():
         if text or otherwise:
-            parts += ["; " if parts else "", text or otherwise, " (", *names_of(names), ")"]
+            parts += ["; " if parts else "", text or otherwise, " (", *listed(names), ")"]
     return parts
-
-
-def names_of(names: Sequence[str]) -> list[Part]:
-    """Names of rows as code, with commas between."""
-    return [part for number, name in enumerate(names) for part in (*([", "] if number else []), Code(name))]
 
 
 def data_sentences(results: Results) -> list[Sentence]:
     """Data and split, sizes, augmentation."""
     place = said(results, _place)
     counts = said(results, _counts)
+    every = records(results)
     sentences: list[Sentence] = []
     if place or counts:
         sentences.append(["The images are those of ", *place, *([": "] if place and counts else []), *counts, "."])
-    if len({str(sorted(record.data.get("digest", {}).items())) for record in records(results)}) == 1:
+    if len({str(sorted(record.data.get("digest", {}).items())) for record in every}) == 1:
         sentences.append(["All runs have the same images in the same split, which does not depend on the seed."])
+    if every and all(class_of(at(record.config, "data", "source")) for record in every):
+        sentences += part_sentences(
+            results, ("data", "source"), lambda _, rows, alone: ["They are "] if alone else ["Those of ", *rows, " are "]
+        )
     limits = said(results, _limited)
     sentences += [["Of the data set, ", *limits, " are used, the same share of each class."]] if limits else []
+    validation = said(results, _validation)
+    sentences += [["The validation images are ", *validation, "."]] if validation else []
     skipped = said(results, lambda record: f"{len(record.data.get('skipped', ())):,}" if record.data.get("skipped") else "")
     sentences += [["Files that could not be used were left out: ", *skipped, "."]] if skipped else []
     sizes = said(results, _sizes)
     sentences += [["Image sizes: ", *sizes, "."]] if sizes else []
+    normalised = said(results, _normalised)
+    sentences += [["Pixels, from 0 to 1, are normalised by channel: minus ", *normalised, "."]] if normalised else []
     augmentation = said(results, _augmentation, "no augmentation")
-    sentences += [["Augmentation of the training images: ", *augmentation, "."]] if augmentation else []
+    if augmentation:
+        sentences.append(["Augmentation of the training images: ", *augmentation, "."])
+    elif any(at(record.config, "data", "augment") for record in every):
+        sentences.append(["The training images are not augmented."])
     return sentences
+
+
+def _validation(record: Record) -> str:
+    share = at(record.config, "data", "val_fraction")
+    return f"split off the training images, {100 * share:g} % of each class" if share and splits_val_off(record) else ""
+
+
+def _normalised(record: Record) -> str:
+    mean, std = (at(record.config, "data", name) for name in ("mean", "std"))
+    if not mean or not std:
+        return ""
+    return " over ".join(f"({', '.join(f'{value:g}' for value in values)})" for values in (mean, std))
 
 
 def _place(record: Record) -> str:
@@ -59,7 +80,7 @@ def _place(record: Record) -> str:
     folder = str(root).rstrip("/").rpartition("/")[2] if isinstance(root, str) else ""
     if name in kinds and folder:
         return f"{folder} ({kinds[name]})"
-    return f"{name}" if name else ""
+    return f"the source {name}" if name and drawn(record) else name
 
 
 def _counts(record: Record) -> str:
@@ -74,7 +95,7 @@ def _limited(record: Record) -> str:
     images, parts = record.data.get("images", {}), []
     if most := at(record.config, "data", "train_images"):
         both = images.get("train", 0) + images.get("val", 0) == most
-        parts.append(f"{most:,} training images{' (from which validation is split off)' if both else ''}")
+        parts.append(f"{most:,} training images{' (validation included)' if both else ''}")
     if most := at(record.config, "data", "test_images"):
         parts.append(f"{most:,} test images")
     return " and ".join(parts)
@@ -113,16 +134,15 @@ def _augmentation(record: Record) -> str:
 
 def model_sentences(results: Results) -> list[Sentence]:
     """The rows, their models, and what controls what."""
-    every = records(results)
     compared = [f"The study compares {len(results.rows)} models: " if len(results.rows) > 1 else "There is one model: "]
-    sentences: list[Sentence] = [[*compared, *names_of([row.name for row in results.rows]), "."]]
+    sentences: list[Sentence] = [[*compared, *listed([row.name for row in results.rows]), "."]]
     model = said(results, _backbone_and_head)
     sentences += [["Each consists of a backbone, a neck and a head: ", *model, "."]] if model else []
-    targets = {str(at(record.config, *path)) for record in every for path in (("neck", "_target_"), ("head", "_target_"))}
-    if any("Focal" in target for target in targets):
-        sentences.append(["Focal modulation follows", Cite("yang2022focal"), "."])
-    if any(target.rpartition(".")[2] in ("SPP", "SPPF", "Pyramid") for target in targets):
-        sentences.append(["Spatial pyramid pooling goes back to", Cite("he2014spp"), "."])
+    for part in ("backbone", "head"):
+        sentences += part_sentences(results, (part,), partial(_opening, part), options=part == "head")
+    sentences += part_sentences(results, ("neck",), lambda _, rows, __: ["Neck of ", *rows, ": "])
+    if any(class_of(record.config.get("neck")) in ("FocalModulation", "FocalBlock") for record in records(results)):
+        sentences.append(parsed(MODULATION))
     sentences += _controls(results)
     sizes = sorted({row.cost.params for row in results.rows if row.cost})
     if sizes:
@@ -142,15 +162,16 @@ def _controls(results: Results) -> list[Sentence]:
             sentences.append(
                 [
                     start,
-                    *names_of(names),
+                    *listed(names),
                     f"{are} of size: the width of such a neck is set so that it has as many {size} as the ",
                 ]
                 + [f"neck of the row that its name ends with, within {100 * MATCH_WITHIN:g} %."]
             )
-    made = {row.name: str(at(run.record.config, "neck", "_target_")) for row in results.rows for run in row.runs if run.record}
-    if sentences and all(made.get(name, "").endswith("ConvNeck") for name in results.study.controls):
-        sentences.append(["Such a neck is two 1 × 1 convolutions, each of which sees one position alone."])
     return sentences
+
+
+def _opening(part: str, record: Record, rows: Sequence[Part], alone: bool) -> Sentence:
+    return [f"The {part} ", Code(record.choices.get(part, "")), *([] if alone else [" (", *rows, ")"]), " is "]
 
 
 def _backbone_and_head(record: Record) -> str:
@@ -158,29 +179,44 @@ def _backbone_and_head(record: Record) -> str:
     if not backbone:
         return ""
     node = record.config.get("backbone") or {}
-    options = scalars(node, {"name", "stage"} if node.get("stages") else {"name"})
+    options = scalars(node, {"name", "stage", "pretrained"} if node.get("stages") else {"name", "pretrained"})
+    options += [f"{key}={shown(node[key])}" for key in ("stages", "pretrained_skip") if node.get(key)]
     options += [f"{key}={shown(value)}" for key, value in leaves(node.get("options") or {}).items()]
     named = [f"a form of {node['name']}"] if isinstance(node.get("name"), str) and node["name"] != backbone else []
     about = ", ".join([*named, *(text.replace("=", " ") for text in options)])
     taken, tensors = (*record.pretrained, 0, 0)[:2]
     start = f"{taken} of its {tensors} tensors from a file of pretrained weights" if taken else "trained from random weights"
     shape = " × ".join(map(str, record.neck_input))
-    return f"the backbone {backbone}{f' ({about})' if about else ''}, {start}; the neck on a map of {shape}; the head {head}"
+    finer = ", the coarsest, while the finer ones go to the head past it" if len(node.get("stages") or ()) > 1 else ""
+    built = f"the backbone {backbone}{f' ({about})' if about else ''}, {start}"
+    return f"{built}; the neck on a map of {shape} (channels, height, width){finer}; the head {head}"
 
 
 def training_sentences(results: Results) -> list[Sentence]:
     """Budget, optimizer, schedule and what was chosen."""
+    every = records(results)
     sentences: list[Sentence] = []
     budget = said(results, _budget)
     sentences += [["Each run trains for ", *budget, "."]] if budget else []
     optimizer = said(results, _optimizer)
-    sentences += [["The optimizer is ", *optimizer, "."]] if optimizer else []
+    if any(record.train_images_left_out for record in every):
+        sentences.append(
+            ["At the end of an epoch, images that fill no whole batch are left out; which ones changes from epoch to epoch."]
+        )
+    sentences += part_sentences(results, ("task",), _loss, options=False)
+    adamw = any(str(at(record.config, "optimizer", "_target_")).endswith(".AdamW") for record in every)
+    cite = [Cite("loshchilov2019decoupled")] if adamw else []
+    sentences += [["The optimizer is ", *optimizer, *cite, "."]] if optimizer else []
+    if any(at(record.config, "optimizer", "weight_decay") and class_of(record.config.get("task")) for record in every):
+        sentences.append(["Weight decay leaves out biases, norms and all other parameters with one axis."])
     for tell, otherwise, start in (
         (_schedule, "none", "The learning rate's schedule is "),
         (_extras, "nothing", "Further settings: "),
     ):
         text = said(results, tell, otherwise)
         sentences += [[start, *text, "."]] if text else []
+        if tell is _schedule:
+            sentences += part_sentences(results, ("schedule",), lambda _, __, ___: [], options=False)
     if any(row.chosen for row in results.rows):
         parts: list[Part] = []
         for row in results.rows:
@@ -192,6 +228,10 @@ def training_sentences(results: Results) -> list[Sentence]:
              "highest mean of the validation metric (", *parts, ")."]
         )  # fmt: skip
     return sentences
+
+
+def _loss(record: Record, rows: Sequence[Part], alone: bool) -> Sentence:
+    return ["The loss is "] if alone else ["The loss of ", *rows, " is "]
 
 
 def _budget(record: Record) -> str:

@@ -3,10 +3,12 @@
 A sentence is a sequence of parts. Names from a study are text or code, never markup, so that nothing in them is obeyed.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from necklace.guard.text import in_markdown, on_one_line
+from necklace.results.methods_bibliography import BIBLIOGRAPHY
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Cite:
-    """A reference; its key is one of `BIBLIOGRAPHY`."""
+    """A reference; its key is one of `methods_bibliography.BIBLIOGRAPHY`."""
 
     key: str
 
@@ -27,92 +29,6 @@ Part = str | Code | Cite
 Sentence = Sequence[Part]
 Paragraph = tuple[str, Sequence[Sentence]]
 """A heading, and sentences."""
-
-# Key to type, fields and, for Markdown, the reference in words.
-BIBLIOGRAPHY: dict[str, tuple[str, dict[str, str]]] = {
-    "yang2022focal": (
-        "inproceedings",
-        {
-            "author": "Yang, Jianwei and Li, Chunyuan and Dai, Xiyang and Gao, Jianfeng",
-            "title": "Focal Modulation Networks",
-            "booktitle": "Advances in Neural Information Processing Systems",
-            "year": "2022",
-            "eprint": "2203.11926",
-            "archiveprefix": "arXiv",
-        },
-    ),
-    "he2014spp": (
-        "inproceedings",
-        {
-            "author": "He, Kaiming and Zhang, Xiangyu and Ren, Shaoqing and Sun, Jian",
-            "title": "Spatial Pyramid Pooling in Deep Convolutional Networks for Visual Recognition",
-            "booktitle": "European Conference on Computer Vision",
-            "year": "2014",
-            "eprint": "1406.4729",
-            "archiveprefix": "arXiv",
-        },
-    ),
-    "bouthillier2021accounting": (
-        "inproceedings",
-        {
-            "author": "Bouthillier, Xavier and Delaunay, Pierre and Bronzi, Mirko and others",
-            "title": "Accounting for Variance in Machine Learning Benchmarks",
-            "booktitle": "Proceedings of Machine Learning and Systems",
-            "year": "2021",
-            "eprint": "2103.03098",
-            "archiveprefix": "arXiv",
-        },
-    ),
-    "wang2023anytime": (
-        "misc",
-        {
-            "author": "Wang, Hongjian and Ramdas, Aaditya",
-            "title": "Anytime-valid t-tests and confidence sequences for Gaussian means with unknown variance",
-            "year": "2023",
-            "eprint": "2310.03722",
-            "archiveprefix": "arXiv",
-        },
-    ),
-    "holm1979simple": (
-        "article",
-        {
-            "author": "Holm, Sture",
-            "title": "A Simple Sequentially Rejective Multiple Test Procedure",
-            "journal": "Scandinavian Journal of Statistics",
-            "volume": "6",
-            "number": "2",
-            "pages": "65--70",
-            "year": "1979",
-        },
-    ),
-    "yadan2019hydra": (
-        "misc",
-        {
-            "author": "Yadan, Omry",
-            "title": "{Hydra}: A framework for elegantly configuring complex applications",
-            "year": "2019",
-            "howpublished": "https://github.com/facebookresearch/hydra",
-        },
-    ),
-    "falcon2019lightning": (
-        "misc",
-        {
-            "author": "Falcon, William and {The PyTorch Lightning team}",
-            "title": "{PyTorch Lightning}",
-            "year": "2019",
-            "howpublished": "https://github.com/Lightning-AI/pytorch-lightning",
-        },
-    ),
-    "biewald2020wandb": (
-        "misc",
-        {
-            "author": "Biewald, Lukas",
-            "title": "Experiment Tracking with {Weights and Biases}",
-            "year": "2020",
-            "howpublished": "https://www.wandb.com",
-        },
-    ),
-}
 
 
 def cited(paragraphs: Iterable[Paragraph]) -> list[str]:
@@ -189,7 +105,7 @@ def _runs_of_ticks(text: str) -> list[str]:
 
 
 def _reference(key: str) -> str:
-    fields = {name: text.replace("{", "").replace("}", "") for name, text in BIBLIOGRAPHY[key][1].items()}
+    fields = {name: re.sub(r"[{}\\]", "", text) for name, text in BIBLIOGRAPHY[key][1].items()}
     where = fields.get("booktitle") or fields.get("journal") or fields.get("howpublished", "")
     more = [where, f"arXiv {fields['eprint']}" if "eprint" in fields else ""]
     authors = [name.partition(",")[0] for name in fields["author"].split(" and ")]

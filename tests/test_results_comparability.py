@@ -20,7 +20,7 @@ def test_a_users_own_neck_has_code_of_its_own_and_old_code_shows() -> None:
     with pytest.raises(NotComparable, match=r"code differs in necklace\.run\.fit: .*and 12 more\); \w+ \(sppf, seed 1\)"):
         analyse(synthetic_study(runs))
     notes = analyse(synthetic_study(runs, allow=("code",))).notes
-    assert "1 of 15 runs are stale: other code than that of the study trained them." in notes
+    assert "1 of 15 runs are stale: the code has changed since they were trained." in notes
     assert any(note.startswith("code differs in necklace.run.fit") for note in notes)
     every = [with_code(run, {"necklace.run.fit": "old"}) for run in runs]
     notes = analyse(synthetic_study(every)).notes

@@ -122,8 +122,8 @@ def test_the_majority_class_and_models_that_predict_one_class_are_said() -> None
         "Majority class: 95.0 % of the test images are of class a. "
         "A model that takes all images for it has this accuracy, and a balanced accuracy of 50.0 %.",
         "Balanced accuracy is over the 2 of 3 classes that test shows; it shows none of c.",
-        "spp, seeds 0, 2: the model predicts one class: a.",
-        "sppf, seed 0: the model predicts one class: c.",
+        "spp, seeds 0, 2: every test image is taken for class a.",
+        "sppf, seed 0: every test image is taken for class c.",
     ]
 
 

@@ -80,8 +80,8 @@ def test_balance_raises_balanced_accuracy_and_record_table_and_report_say_so(
     assert table.headers[2] == "test/balanced_acc %"
     assert sorted(row[2] for row in table.rows) == sorted(f"{100 * value:.2f}" for value in balanced)
     assert any("95.0 % of the test images are of class common" in note and "50.0 %" in note for note in table.notes)
-    (said,) = [note for note in table.notes if "predicts one class" in note]
-    assert said.endswith(", seed 0: the model predicts one class: common.")
+    (said,) = [note for note in table.notes if "is taken for class" in note]
+    assert said.endswith(", seed 0: every test image is taken for class common.")
     assert "<td>30</td>" in report_html(results, table)
     of_rare = table_text(analyse(study_of_runs(tmp_path / "runs", "test/class_acc/rare")))
     assert sorted(row[2] for row in of_rare.rows) == sorted(

@@ -169,7 +169,7 @@ def _verdict_entries(rows: list[Data], data: Data, colour: str, marker: str) -> 
             (Line2D([], [], color=_VERDICTS[kind], linewidth=2, markersize=5, **_mark(kind, marker)), [words.get(kind, kind)])
             for kind in found
         ),
-        (Patch(color=_MARGIN), [f"margin: ± {data['margin']:g} points"]),
+        (Patch(color=_MARGIN), [f"margin: ± {data['margin']:g} point{'s' * (data['margin'] != 1)}"]),
     ]
 
 

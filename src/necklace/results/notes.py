@@ -120,8 +120,9 @@ def _verdicts(study: StudyRecords, rows: Sequence[Row]) -> list[str]:
             "They take the differences of the seeds to be normally distributed, which few cannot show; a star asks for more. "
             "Seeds that are added because of what was seen make them wrong more often than alpha says."
         )
+    points = "point" if now.margin == 1 else "points"
     notes = [
-        f"Verdicts: {how}; margin {now.margin:g} points, alpha {now.alpha:g} over {len(study.rules.compared)} comparisons "
+        f"Verdicts: {how}; margin {now.margin:g} {points}, alpha {now.alpha:g} over {len(study.rules.compared)} comparisons "
         f"and all that come later. {normal}"
     ]
     gone = {(one.row, one.to) for one in study.rules.compared} - {
@@ -175,7 +176,11 @@ def _equal_differences(rows: Sequence[Row]) -> list[str]:
 def _controls(rows: Sequence[Row], corrected: bool) -> list[str]:
     """The rows with a control, and their control."""
     pairs = "; ".join(f"{row.name} to '{row.control.name}'" for row in rows if row.control)
-    how = "Paired by seed" if corrected else "Paired by seed, without correction for their number"
+    how = (
+        "Paired by seed"
+        if corrected
+        else "Paired by seed; the intervals are without correction for their number, the verdicts with it"
+    )
     return [f"Controls of a neck's own size: {pairs}. {how}."] if pairs else []
 
 
@@ -249,7 +254,7 @@ def _one_class(rows: Sequence[Row]) -> list[str]:
         if run.record and (name := run.record.only_prediction()) is not None:
             found.setdefault((run.row, name), []).append(str(run.seed))
     return [
-        f"{row}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}: the model predicts one class: {name}."
+        f"{row}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}: every test image is taken for class {name}."
         for (row, name), seeds in found.items()
     ]
 
@@ -283,7 +288,7 @@ def _stale(study: StudyRecords) -> list[str]:
     stale = sum(run.state == "stale" for run in study.runs)
     if not stale:
         return []
-    return [f"{stale} of {len(study.runs)} runs are stale: other code than that of the study trained them."]
+    return [f"{stale} of {len(study.runs)} runs are stale: the code has changed since they were trained."]
 
 
 def _set_aside(study: StudyRecords) -> list[str]:

@@ -55,18 +55,21 @@ def rule_of(rules: Rules, row: str, to: str) -> Rule:
 def sentences(results: Results) -> list[str]:
     """The answer of a study: a sentence for each row, such as `sppf against none: better by 0.4 to 1.1 points, 12 seeds`.
 
+    Rows of which something is decided come first.
+
     Args:
         results: Those of the study.
     """
-    said = []
+    decided, undecided = [], []
     for row in results.rows:
         pairs = [(f"against {results.study.baseline}", row.verdict)]
         if row.control:
             name = "1x1 convolutions of its size" if row.control.name.startswith("conv, ") else row.control.name
             pairs.append((f"against {name}", row.control.verdict))
         parts = [f"{pair}: {_in_full(found)}" for pair, found in pairs if found]
+        said = decided if any(found and found.kind != "undecided" for _, found in pairs) else undecided
         said += [f"{row.name} {'; '.join(parts)}"] if parts else []
-    return said
+    return decided + undecided
 
 
 def _in_full(found: Verdict) -> str:

@@ -138,8 +138,8 @@ def _caption(results: Results) -> str:
     return (
         f"{metric} Difference to '{results.study.baseline}' in percentage points, paired by seed, {interval}"
         f"{_meaning_of_verdicts(results)}P(better): share of the seeds; effect: mean over standard deviation of the "
-        "differences, corrected for small n; images: the interval for these weights, over test images, without correction. "
-        f"{control}Costs are for one image; "
+        "differences, corrected for small n; 95 % images: the interval for these weights, over test images, without "
+        f"correction. {control}Costs are for one image; "
         "latency at batch 1; peak memory of a process that trains."
     )
 
@@ -148,10 +148,12 @@ def _meaning_of_verdicts(results: Results) -> str:
     """What the verdicts mean; empty without any."""
     if results.setting is None:
         return ""
-    margin, alpha = f"{results.setting.margin:g}", f"{results.setting.alpha:g}"
+    margin, alpha = results.setting.margin, f"{results.setting.alpha:g}"
+    margin = f"{margin:g} point{'s' * (margin != 1)}"
     return (
-        f"verdict: equal where the whole interval, over all comparisons together, lies within the margin of {margin} points, "
-        f"better or worse where it leaves out 0; any of the verdicts is wrong with a probability of at most {alpha}; "
+        f"verdict: equal where the whole interval, over all comparisons together, lies within the margin of {margin}, "
+        f"better or worse where it leaves out 0; any of the verdicts is wrong with a probability of at most {alpha}, where the "
+        "differences are normally distributed; "
     )
 
 

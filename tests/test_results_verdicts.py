@@ -64,7 +64,7 @@ def test_the_fixed_interval_is_the_t_interval_at_the_comparisons_level() -> None
 
 def test_few_seeds_decide_what_is_many_times_their_spread() -> None:
     rule = Rule("fixed", 0.5, 0.05, 10)
-    half = stats.t.isf(0.0025, 2) / math.sqrt(3)  # 8.1 standard deviations
+    half = float(stats.t.isf(0.0025, 2)) / math.sqrt(3)  # 8.1 standard deviations
     found = verdict(around(60, 1, 3), rule)
     assert (found.kind, found.low, found.high) == ("better", pytest.approx(60 - half), pytest.approx(60 + half))
     assert verdict(around(half - 0.01, 1, 3), rule).kind == "undecided"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from necklace.results.analysis import analyse
-from necklace.results.verify import check_record, verify
+from necklace.results.verify import _check_rows, check_record, verify
 from necklace.results.write import write_study
 from necklace.study.store import RETIRED, read_records
 from tests.synthetic import SEEDS, lossy_study, synthetic_run, synthetic_runs, synthetic_study, with_classes
@@ -172,3 +172,16 @@ rows: [{neck: [none, spp, sppf]}, {neck: focal, neck.focal_level: [1, 2]}]
     ):
         (folder / "study.yaml").write_text(text.replace(old, new, 1))
         assert any(what in problem for problem in verify(read_records(folder), folder))
+
+
+@pytest.mark.parametrize(
+    ("rounding", "same"), [(lambda seed: 1, True), (lambda seed: seed, True), (lambda seed: 1 + seed % 2, False)]
+)
+def test_a_rounding_may_stay_or_follow_the_seed(rounding: Callable[[int], int], same: bool) -> None:
+    runs = []
+    for run in synthetic_runs():
+        assert run.record
+        identity = run.record.identity | ({"streams": {"rounding": rounding(run.seed)}} if run.row == "none" else {})
+        runs.append(replace(run, record=replace(run.record, identity=identity)))
+    found = _check_rows(synthetic_study(runs))
+    assert found == ([] if same else ["row 'none': its records differ in more than the seed"])

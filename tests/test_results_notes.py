@@ -10,7 +10,7 @@ from scipy import stats
 from necklace.results.analysis import analyse
 from necklace.study.store import StudyRun
 from tests.conftest import synthetic_record
-from tests.synthetic import ROWS, SEEDS, by_name, synthetic_run, synthetic_runs, synthetic_study, with_classes
+from tests.synthetic import ROWS, SEEDS, by_name, synthetic_run, synthetic_runs, synthetic_study
 
 
 def test_the_same_function_twice_is_numerical_noise() -> None:
@@ -36,6 +36,26 @@ def test_the_same_function_twice_is_numerical_noise() -> None:
     unlike = analyse(synthetic_study(runs))
     assert "do not start from the same weights" in unlike.notes[0]
     assert unlike.same is None
+
+
+def test_a_floor_that_is_narrow_beside_other_rows_says_so() -> None:
+    def notes(none: list[int], focal: list[int]) -> list[str]:
+        right = {"none": none, "focal, focal_level=1": focal}
+        runs = [
+            StudyRun(row, s, {}, f"{row}{s}", "done", None, synthetic_record(ROWS[row][0], s, np.arange(200) < of[s]))
+            for row, of in right.items()
+            for s in range(len(of))
+        ]
+        study = synthetic_study(runs, rows=tuple(right), seeds=tuple(range(len(none))), same=None)
+        return [note for note in analyse(study).notes if "not that of every row" in note]
+
+    steady = [100, 101, 102, 101, 99]
+    assert notes(steady, [20, 100, 180, 150, 60]) == [
+        "The noise floor is not that of every row: focal, focal_level=1 has a spread between seeds of 32.48 points."
+    ]
+    assert notes(steady, [96, 101, 105, 100, 98]) == []  # three times as wide, which five seeds have by chance in 1 of 38
+    assert notes([100, 110], [80, 140]) == []  # six times as wide, but of two seeds each
+    assert notes([100] * 5, [20, 100, 180, 150, 60]) == []  # and none of a baseline that has none
 
 
 def test_a_pair_of_equal_weights_measures_no_noise() -> None:
@@ -108,45 +128,6 @@ def test_gates_that_were_not_finite_are_named_below_the_table() -> None:
     runs[-1] = synthetic_run("focal, focal_level=2", 2, gates=gates)
     (note,) = [note for note in analyse(synthetic_study(runs)).notes if "NaN" in note]
     assert note == "focal, focal_level=2, seed 2: the gates of neck, level2 k5 were NaN or infinite at step 85."
-
-
-def test_the_majority_class_and_models_that_predict_one_class_are_said() -> None:
-    assert not [note for note in analyse(synthetic_study()).notes if "class" in note]  # of records that do not know
-    runs = [with_classes(run, [190, 10, 0], [180, 5, 0], [185, 10, 5]) for run in synthetic_runs()]
-    for number in (3, 5):  # spp, seeds 0 and 2
-        runs[number] = with_classes(runs[number], [190, 10, 0], [190, 0, 0], [200, 0, 0])
-    runs[6] = with_classes(runs[6], [190, 10, 0], [0, 0, 0], [0, 0, 200])  # takes all for a class that test does not show
-    runs[7] = synthetic_run("sppf", 1)  # of an earlier version
-    said = [note for note in analyse(synthetic_study(runs)).notes if "class" in note]
-    assert said == [
-        "Majority class: 95.0 % of the test images are of class a. "
-        "A model that takes all images for it has this accuracy, and a balanced accuracy of 50.0 %.",
-        "Balanced accuracy is over the 2 of 3 classes that test shows; it shows none of c.",
-        "spp, seeds 0, 2: every test image is taken for class a.",
-        "sppf, seed 0: every test image is taken for class c.",
-    ]
-
-
-@pytest.mark.parametrize(("counts", "said"), [([60, 40, 0], True), ([55, 45, 0], False)])
-def test_a_majority_class_is_one_that_has_clearly_more_than_the_others(counts: list[int], said: bool) -> None:
-    runs = [with_classes(run, counts, counts, counts) for run in synthetic_runs()]
-    notes = analyse(synthetic_study(runs)).notes
-    assert any(note.startswith("Majority class") for note in notes) == said
-    assert sum("it shows none of" in note for note in notes) == 1
-
-
-def test_a_mean_over_some_classes_says_over_which() -> None:
-    runs = synthetic_runs()
-    for run in runs:
-        run.record.metrics.update({"test/map": 0.5, "test/ap/cat": 0.4, "test/ap/cow": 0.6})
-        run.record.data["classes"] = ["cat", "cow", "yak"]
-    sentence = "test/map is the mean over 2 of 3 classes: no test image shows yak."
-    notes = analyse(synthetic_study(runs, metric="test/map")).notes
-    assert notes.count(sentence) == 1
-    assert not any("mean over" in note for note in analyse(synthetic_study(runs)).notes)
-    for run in runs:
-        run.record.metrics["test/ap/yak"] = 0.5
-    assert not any("mean over" in note for note in analyse(synthetic_study(runs, metric="test/map")).notes)
 
 
 def test_what_the_data_lacks_is_said_once_and_where_it_holds() -> None:

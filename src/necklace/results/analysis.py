@@ -62,6 +62,7 @@ def analyse(study: StudyRecords, differences: list[str] | None = None) -> Result
             for more in (info.arguments, ["--verify"], ["--reproduce", "1"])
         ),
         setting=study.rules.settings[-1] if study.rules and info.baseline else None,
+        comparisons=len(study.rules.compared) if study.rules else 0,
     )
 
 

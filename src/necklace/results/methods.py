@@ -186,9 +186,9 @@ def _rule(results: Results) -> list[Sentence]:
         [f"Verdicts have a rule of their own, by {kind}, each at the level of its comparison. A row is equal within the ",
          f"margin where the whole interval lies within {margin} of 0; else better or worse where it leaves out 0; and ",
          "undecided otherwise."],
-        ["The levels of all comparisons that the study ever made add up to at most ", f"{alpha} (Bonferroni). The rows here ",
-         f"account for {_comparisons(results)}. Of m comparisons known from the start, each has the level {alpha} / (m + 1); ",
-         "what is left is for those that come later."],
+        [f"The levels of all comparisons that the study ever made, {results.comparisons} in all, add up to at most {alpha} ",
+         f"(Bonferroni). The rows here account for {_comparisons(results)}. Of m comparisons known from the start, each has ",
+         f"the level {alpha} / (m + 1); what is left is for those that come later."],
         [f"So the probability that any verdict of the study is wrong is at most {alpha} if the differences of the seeds are ",
          f"normally distributed{'' if anytime else ' and the number of seeds does not depend on the results'}."],
     ]  # fmt: skip

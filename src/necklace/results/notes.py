@@ -3,12 +3,18 @@
 import math
 from collections.abc import Sequence
 
+from scipy import stats
+
 from necklace.data.reasons import skipped_phrase
+from necklace.results.notes_metric import metric_notes
 from necklace.results.results import Row, SamePair
 from necklace.results.stats import seeds_needed, smallest_p
 from necklace.results.streams import streams_notes
 from necklace.study.rules import CONTROL, Setting
 from necklace.study.store import StudyRecords, StudyRun
+
+# A spread is called wider than the baseline's if an F test over all rows says so at this level: in few seeds spreads vary much.
+LEVEL = 0.01
 
 
 def notes_below(
@@ -25,6 +31,7 @@ def notes_below(
     """
     return (
         *_noise(same, noise, rows),
+        *_wider(rows, study.info.baseline),
         *_verdicts(study, rows),
         *([] if _anytime(study) else _power(rows, study.info.baseline)),
         *_equal_differences(rows),
@@ -33,11 +40,9 @@ def notes_below(
         *_cost_conditions(study),
         *study.info.dropped,
         *differences,
-        *_averaged_classes(study),
         *_not_chosen(study, rows),
         *_nonfinite_gates(study),
-        *_majority(rows),
-        *_one_class(rows),
+        *metric_notes(study, rows),
         *_data(study),
         *_stale(study),
         *_set_aside(study),
@@ -76,6 +81,19 @@ def _noise(same: SamePair | str | None, noise: float | None, rows: Sequence[Row]
     if noise is not None and noise < of_one_run:
         floor += f", less than one run's numerical noise ({100 * of_one_run:.2f}, from the pair): too few seeds to rely on"
     return [f"{text}.{f' {floor}.' if floor else ''}"]
+
+
+def _wider(rows: Sequence[Row], baseline: str | None) -> list[str]:
+    """The row with the largest spread, where the baseline's says nothing of it, such as that of one that stays at chance."""
+    spreads = {row.name: row.summary for row in rows if row.summary and row.summary.sd}
+    base = spreads.pop(baseline or "", None)
+    if base is None or not base.sd or not spreads:
+        return []
+    name, widest = max(spreads.items(), key=lambda spread: spread[1].sd or 0)
+    sd = widest.sd or 0.0
+    if stats.f.sf((sd / base.sd) ** 2, widest.n - 1, base.n - 1) * len(spreads) > LEVEL:
+        return []
+    return [f"The noise floor is not that of every row: {name} has a spread between seeds of {100 * sd:.2f} points."]
 
 
 def _rounded(same: SamePair, rows: Sequence[Row]) -> str:
@@ -190,23 +208,6 @@ def _cost_conditions(study: StudyRecords) -> list[str]:
     return [f"Latency, training speed and peak memory: {'; '.join(where)}, rows in turn within one run."] if where else []
 
 
-def _averaged_classes(study: StudyRecords) -> list[str]:
-    """Over how many classes a mean of average precisions goes, where not all of them are in test."""
-    kind = "test/ap" if study.info.metric.startswith("test/map") else "test/box_ap"
-    if not study.info.metric.startswith(("test/map", "test/box_map")):
-        return []
-    notes: dict[str, None] = {}
-    for run in study.runs:
-        if run.record is not None and study.info.metric in run.record.metrics:
-            classes, metrics = run.record.data.get("classes", []), run.record.metrics
-            absent = [name for name in classes if f"{kind}/{name}" not in metrics]
-            if absent:
-                listed = f"{', '.join(absent[:5])}{f' and {len(absent) - 5} more' if len(absent) > 5 else ''}"
-                averaged = f"{len(classes) - len(absent)} of {len(classes)} classes"
-                notes[f"{study.info.metric} is the mean over {averaged}: no test image shows {listed}."] = None
-    return list(notes)
-
-
 def _not_chosen(study: StudyRecords, rows: Sequence[Row]) -> list[str]:
     """The missing runs with options that were not chosen: whether they would have been is unknown."""
     chosen = {row.name: row.chosen for row in rows}
@@ -224,38 +225,6 @@ def _nonfinite_gates(study: StudyRecords) -> list[str]:
         for run in study.runs
         if run.record and run.record.gates
         for m in run.record.gates["nonfinite"]
-    ]
-
-
-def _majority(rows: Sequence[Row]) -> list[str]:
-    """What an accuracy is to be held against: the share of the majority class; and which classes no test image shows."""
-    found = set()
-    for record in (run.record for row in rows for run in row.runs if run.record):
-        if record.data.get("predicted", {}).get("test"):
-            found.add((record.majority() or ("", 0.0), tuple(record.untested()), len(record.data["classes"])))
-    notes = []
-    for (name, share), untested, classes in sorted(found):
-        shown = classes - len(untested)
-        if share:
-            notes.append(
-                f"Majority class: {100 * share:.1f} % of the test images are of class {name}. A model that takes all images "
-                f"for it has this accuracy, and a balanced accuracy of {100 / shown:.1f} %."
-            )
-        if untested:
-            few = ", ".join(untested[:5]) + (f" and {len(untested) - 5} more" if len(untested) > 5 else "")
-            notes.append(f"Balanced accuracy is over the {shown} of {classes} classes that test shows; it shows none of {few}.")
-    return notes
-
-
-def _one_class(rows: Sequence[Row]) -> list[str]:
-    """The runs whose model takes every test image for one class."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for run in (run for row in rows for run in row.runs if run.record):
-        if run.record and (name := run.record.only_prediction()) is not None:
-            found.setdefault((run.row, name), []).append(str(run.seed))
-    return [
-        f"{row}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}: every test image is taken for class {name}."
-        for (row, name), seeds in found.items()
     ]
 
 

@@ -109,6 +109,7 @@ class Results:
         hardware: Where the runs were made, in words.
         commands: How to reproduce, a shell command each.
         setting: By which rule, margin and alpha its verdicts are; None where there are none.
+        comparisons: How many comparisons the study ever made, those of rows that it no longer has included.
     """
 
     study: StudyInfo
@@ -119,6 +120,7 @@ class Results:
     hardware: str
     commands: tuple[str, ...]
     setting: Setting | None = None
+    comparisons: int = 0
 
     @property
     def anytime(self) -> bool:

@@ -18,6 +18,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from necklace.cli.ablate import parse
@@ -26,6 +27,7 @@ from necklace.config import Composer
 from necklace.launcher.local import launching_overrides
 from necklace.results.analysis import analyse
 from necklace.results.figure_data import figure_data
+from necklace.results.noise import ratio_interval, sd_interval
 from necklace.results.results import Row
 from necklace.study.store import read_records
 from tests.conftest import the_composer
@@ -225,6 +227,26 @@ def all_params(row: Row) -> str:
     return f"{row.cost.params:,}"
 
 
+def spread(row: Row) -> str:
+    found = sd_interval(_values(row))
+    assert found
+    return f"{100 * np.std(_values(row), ddof=1):.2f} ({100 * found.low:.2f} to {100 * found.high:.2f})"
+
+
+def share_of_all(row: Row) -> str:
+    every = analyse(read_records(ROOT / "experiments" / "noise_sources")).rows[0]
+    if row.name == every.name:
+        return ""
+    found = ratio_interval(_values(row), _values(every))
+    assert found
+    share = np.var(_values(row), ddof=1) / np.var(_values(every), ddof=1)
+    return f"{share:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
+def _values(row: Row) -> np.ndarray:
+    return np.array([run.record.metrics["test/acc"] for run in row.runs if run.record])
+
+
 TABLES = {
     "README.md": ("necks_cifar10", [accuracy, to_baseline, to_control, neck_params]),
     "experiments/necks_cifar10/README.md": ("necks_cifar10", [accuracy, to_baseline, to_control, neck_params]),
@@ -237,6 +259,7 @@ TABLES = {
         "focal_context_transport",
         [accuracy, to_baseline, to_control, all_params],
     ),
+    "experiments/noise_sources/README.md": ("noise_sources", [accuracy, spread, share_of_all]),
 }
 
 

@@ -38,7 +38,7 @@ def draw_noise(data: Data) -> Figure:
             axes.plot(row["t"], [y, y], color=COLOURS[0], linewidth=2, zorder=3, solid_capstyle="butt")
         axes.plot(row["mean"], y, color=COLOURS[0], marker="o", markersize=5, zorder=4)
     axes.set_xlim(left=0)
-    axes.set(xlabel=f"standard deviation of {data['metric']} between seeds, percentage points")
+    axes.set_xlabel(f"standard deviation of {data['metric']}, points", loc="right")
     axes.grid(axis="x", alpha=0.3)
     sign = Line2D([], [], color=COLOURS[0], linewidth=2, marker="o", markersize=5)
     add_legend(figure, [(sign, ["standard deviation, 95 % interval"])], len(data["rows"]))

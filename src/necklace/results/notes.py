@@ -138,9 +138,9 @@ def _verdicts(study: StudyRecords, rows: Sequence[Row]) -> list[str]:
             "They take the differences of the seeds to be normally distributed, which few cannot show; a star asks for more. "
             "Seeds that are added because of what was seen make them wrong more often than alpha says."
         )
-    points = "point" if now.margin == 1 else "points"
+    points, many = "point" if now.margin == 1 else "points", len(study.rules.compared)
     notes = [
-        f"Verdicts: {how}; margin {now.margin:g} {points}, alpha {now.alpha:g} over {len(study.rules.compared)} comparisons "
+        f"Verdicts: {how}; margin {now.margin:g} {points}, alpha {now.alpha:g} over {many} comparison{'s' * (many > 1)} "
         f"and all that come later. {normal}"
     ]
     gone = {(one.row, one.to) for one in study.rules.compared} - {

@@ -12,6 +12,7 @@ from necklace.results.figure_data import figure_data
 from necklace.results.figures import render
 from necklace.results.noise import components, noise_notes, ratio_interval, sd_interval
 from necklace.results.results import Results
+from necklace.results.rulings import sentences
 from necklace.study.store import StudyRun
 from tests.conftest import synthetic_record
 from tests.synthetic import synthetic_study
@@ -101,6 +102,16 @@ def test_equal_values_and_single_runs_say_nothing() -> None:
     (init, _) = components("test/acc", results.rows)
     assert (init.sd, init.interval, init.share, init.share_interval) == (0.0, None, 0.0, None)
     assert [one.row for one in components("test/acc", study({"vary=init": [0.4], "vary=all": [0.5, 0.6]}).rows)] == ["vary=all"]
+
+
+def test_the_answer_of_a_study_of_noise_is_how_far_each_source_spreads() -> None:
+    values = {"vary=init": [0.5, 0.51, 0.52], "vary=all": [0.5, 0.52, 0.54]}
+    assert sentences(study(values)) == [
+        "vary=init: standard deviation in points 1.00 (0.52 to 6.28), 0.25 of the variance of all (0.01 to 9.75), 3 seeds",
+        "vary=all: standard deviation in points 2.00 (1.04 to 12.57), 3 seeds",
+    ]
+    alone = study({"vary=all": [0.5, 0.51]})
+    assert sentences(alone) == []
 
 
 def test_rows_that_vary_alike_have_no_components() -> None:

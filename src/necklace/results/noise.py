@@ -144,19 +144,27 @@ def noise_notes(found: Sequence[Component]) -> list[str]:
     """Sentences on the components, in percentage points."""
     if not found:
         return []
-    told = []
-    for one in found:
-        interval = f" ({100 * one.interval.low:.2f} to {100 * one.interval.high:.2f})" if one.interval else ""
-        share = ""
-        if one.share is not None:
-            ends = one.share_interval
-            share = f", {one.share:.2f} of the variance of all" + (f" ({ends.low:.2f} to {ends.high:.2f})" if ends else "")
-        told.append(f"{one.row}: {100 * one.sd:.2f}{interval}{share}, n = {one.n}")
+    told = [f"{one.row}: {_spread_in_words(one)}, n = {one.n}" for one in found]
     return [
         "Sources of noise, standard deviation between seeds in points with its 95 % interval (chi-square; ratios of variances "
         f"by F; metrics taken to be normal): {'; '.join(told)}. Each source is taken alone, at one value of the others; the "
         "parts need not add up."
     ]
+
+
+def noise_answers(found: Sequence[Component]) -> dict[str, str]:
+    """Row to a sentence on its source, such as `vary=init: standard deviation in points 1.14 (0.75 to 2.32), 8 seeds`."""
+    return {one.row: f"{one.row}: standard deviation in points {_spread_in_words(one)}, {one.n} seeds" for one in found}
+
+
+def _spread_in_words(one: Component) -> str:
+    """A component's standard deviation in percentage points and its share, each with its interval."""
+    interval = f" ({100 * one.interval.low:.2f} to {100 * one.interval.high:.2f})" if one.interval else ""
+    if one.share is None:
+        return f"{100 * one.sd:.2f}{interval}"
+    ends = one.share_interval
+    share = f"{one.share:.2f} of the variance of all" + (f" ({ends.low:.2f} to {ends.high:.2f})" if ends else "")
+    return f"{100 * one.sd:.2f}{interval}, {share}"
 
 
 def source_label(streams: Sequence[str]) -> str:

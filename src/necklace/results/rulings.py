@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from necklace.record import Record
+from necklace.results.noise import components, noise_answers
 from necklace.results.results import Results, Row, metric_by_seed
 from necklace.results.stats import paired_differences
 from necklace.results.verdicts import Rule, RuleKind, Verdict, divisor, in_words, verdict
@@ -55,13 +56,18 @@ def rule_of(rules: Rules, row: str, to: str) -> Rule:
 def sentences(results: Results) -> list[str]:
     """The answer of a study: a sentence for each row, such as `sppf against none: better by 0.4 to 1.1 points, 12 seeds`.
 
-    Rows of which something is decided come first.
+    Rows of which something is decided come first. A row that differs from others in its source of noise only is
+    asked how far it spreads, not whether it is better.
 
     Args:
         results: Those of the study.
     """
     decided, undecided = [], []
+    noise = noise_answers(components(results.study.metric, results.rows))
     for row in results.rows:
+        if row.name in noise:
+            decided.append(noise[row.name])
+            continue
         pairs = [(f"against {results.study.baseline}", row.verdict)]
         if row.control:
             name = "1x1 convolutions of its size" if row.control.name.startswith("conv, ") else row.control.name

@@ -26,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from necklace.guard.config_files import check_hydra_node, checked_files
-from necklace.guard.interpolations import check_resolved
+from necklace.guard.interpolations import check_growth, check_resolved
 from necklace.guard.names import study_folder
 from necklace.guard.private import check_no_secret
 
@@ -294,8 +294,10 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     """A config as plain containers, with its interpolations filled in.
 
     Raises:
-        ValueError: The study's name leads out of the folder of outputs; a value is a secret, or refers to something once more.
+        ValueError: The study's name leads out of the folder of outputs; a value is a secret, or refers to something once more;
+            or what is filled in is too large.
     """
+    check_growth(OmegaConf.to_container(config, resolve=False))
     config.study = study_folder(config.study)
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)

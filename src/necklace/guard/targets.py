@@ -21,7 +21,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from necklace.guard.interpolations import check_resolved
+from necklace.guard.interpolations import check_growth, check_resolved
 from necklace.guard.private import check_no_secret
 
 # Place in the config to the package whose classes may stand there. All of these are called when a run is opened with its data.
@@ -99,8 +99,10 @@ def check_composed(config: DictConfig, trust: Folders, named: Collection[str]) -
     """`check_training_targets` of a composed config, before anything reads its options; interpolations may still stand.
 
     Raises:
-        ValueError: As there; or a value is a secret of the environment, which what reads the options might name.
+        ValueError: As there; or a value is a secret of the environment, which what reads the options might name; or the config
+            grows beyond all measure.
     """
+    check_growth(OmegaConf.to_container(config, resolve=False))
     try:
         plain: Any = OmegaConf.to_container(config, resolve=True)
         check_no_secret(plain)

@@ -254,6 +254,10 @@ TABLES = {
     "experiments/necks_context/README.md": ("necks_context", [accuracy, to_baseline, all_params]),
     "experiments/focal_context/README.md": ("focal_context", [accuracy, to_baseline, to_control, all_params]),
     "experiments/focal_context_hints/README.md": ("focal_context_hints", [accuracy, to_baseline, to_control, all_params]),
+    "experiments/focal_context_hints_long/README.md": (
+        "focal_context_hints_long",
+        [accuracy, to_baseline, to_control, all_params],
+    ),
     "experiments/focal_context_long/README.md": ("focal_context_long", [accuracy, to_baseline, to_control, all_params]),
     "experiments/focal_context_transport/README.md": (
         "focal_context_transport",

@@ -263,6 +263,7 @@ TABLES = {
         "focal_context_transport",
         [accuracy, to_baseline, to_control, all_params],
     ),
+    "experiments/cifar10_fast/README.md": ("cifar10_fast", [accuracy, all_params]),
     "experiments/pools_equal_bf16/README.md": ("pools_equal_bf16", [accuracy, to_baseline]),
     "experiments/noise_sources/README.md": ("noise_sources", [accuracy, spread, share_of_all]),
 }

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from necklace.results.analysis import analyse
+from necklace.study.rules import Rules, Setting
 from necklace.study.store import StudyRun
 from tests.conftest import synthetic_record
 from tests.synthetic import ROWS, SEEDS, by_name, synthetic_run, synthetic_runs, synthetic_study
@@ -147,3 +148,9 @@ def test_what_the_data_lacks_is_said_once_and_where_it_holds() -> None:
     ]
     before = analyse(synthetic_study())  # records without notes, as earlier versions wrote them
     assert not any("skipped" in note for note in before.notes)
+
+
+def test_a_study_of_one_row_has_no_word_on_verdicts() -> None:
+    study = synthetic_study([synthetic_run("none", seed) for seed in SEEDS], rows=("none",), same=None)
+    alone = replace(study, rules=Rules((Setting("fixed", 0.5, 0.05, records=1),)))
+    assert [note[:15] for note in analyse(alone).notes] == ["The noise floor", "Latency, traini"]

@@ -126,7 +126,7 @@ def _anytime(study: StudyRecords) -> bool:
 
 def _verdicts(study: StudyRecords, rows: Sequence[Row]) -> list[str]:
     """What decides, what it took into account, and what changed after there were results."""
-    if study.rules is None or study.info.baseline is None:
+    if study.rules is None or study.info.baseline is None or not study.rules.compared:
         return []
     settings, now = study.rules.settings, study.rules.settings[-1]
     if _anytime(study):
@@ -140,7 +140,7 @@ def _verdicts(study: StudyRecords, rows: Sequence[Row]) -> list[str]:
         )
     points, many = "point" if now.margin == 1 else "points", len(study.rules.compared)
     notes = [
-        f"Verdicts: {how}; margin {now.margin:g} {points}, alpha {now.alpha:g} over {many} comparison{'s' * (many > 1)} "
+        f"Verdicts: {how}; margin {now.margin:g} {points}, alpha {now.alpha:g} over {many} comparison{'s' * (many != 1)} "
         f"and all that come later. {normal}"
     ]
     gone = {(one.row, one.to) for one in study.rules.compared} - {

@@ -75,16 +75,23 @@ def test_every_focal_combination_runs_or_is_a_clear_error(window: int, level: in
     assert len(neck.parts(x).contexts) == len(neck.context_names)
 
 
+# A softmax is the same whatever is added to all that it compares.
+NO_MATTER = {("gc", "conv_attn.bias")}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_reach_input_and_every_weight(name: str) -> None:
     torch.manual_seed(0)
     neck = make(name, 8)
     x = torch.randn(2, 8, 5, 6, requires_grad=True)
     (neck(x) * torch.randn(2, 8, 5, 6)).sum().backward()
-    for tensor in (x, *neck.parameters()):
+    for place, tensor in (("input", x), *neck.named_parameters()):
         assert tensor.grad is not None
         assert tensor.grad.isfinite().all()
-        assert tensor.grad.abs().sum() > 0
+        if (name, place) in NO_MATTER:  # 0, or what rounding leaves of it, which differs between processors
+            assert tensor.grad.abs().max() < 1e-5
+        else:
+            assert tensor.grad.abs().sum() > 0, place
 
 
 @pytest.mark.parametrize("name", ["conv", "spp", "sppf", "mean_concat"])

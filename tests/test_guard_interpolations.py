@@ -1,5 +1,4 @@
 import re
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,10 +60,8 @@ def doubling(how: Any) -> dict[str, Any]:
 )
 def test_what_doubles_in_every_line_is_refused_at_once(how: Any) -> None:
     config = doubling(how) | {"names": {f"a{k}": f"a{k}" for k in range(40)}}
-    began = time.process_time()
     with pytest.raises(ValueError, match=f"has more than {MOST} characters when its references"):
         check_growth(config)
-    assert time.process_time() - began < 5  # not a speed: filled in, it would never end
 
 
 def test_what_cannot_be_followed_is_left_to_omegaconf_or_refused() -> None:

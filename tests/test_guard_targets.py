@@ -138,7 +138,7 @@ def test_what_the_projects_configs_name_is_allowed() -> None:
         ["data=context", "neck=focal_block", "backbone=resnet18", "optimizer=sgd", "schedule=cosine"],
         ["data=folder", "data.root=/x", "neck=conv", "data/sizes=native", "backbone=timm", "schedule=constant"],
         ["data=voc", "data.root=/x", "task=multilabel", "neck=sppf", "data/sizes=multiscale", "logger=csv", "head=flatten"],
-        ["data=cifar10", "neck=dw_convnet", "logger=none"],
+        ["data=cifar10", "neck=dw_convnet", "logger=none", "optimizer=muon"],
     ):
         check_targets(resolved(compose_train(choices)[0]))
 

@@ -1,8 +1,8 @@
 """Which classes a file from elsewhere may name: a run or study of somebody else must not decide what code runs here.
 
 Hydra's `instantiate` calls whatever a `_target_` names, with any arguments. So each `_target_` of a config is looked at before
-the first is called, or its module imported: at its place, it must be a part of this project made for that place, or torch's.
-Paths through this project's modules to something else, such as `necklace.atomic.os.system`, are none of these.
+the first is called, or its module imported: at its place, it must be a part of this project made for that place, or torch's or
+timm's. Paths through this project's modules to something else, such as `necklace.atomic.os.system`, are none of these.
 """
 
 import re
@@ -36,7 +36,7 @@ CALLED = {
 PARTS = ("backbone", "neck", "head")  # within their options, layers of torch.nn may stand too
 # These train and log; no reader of a finished run calls them.
 PASSED_OVER = {
-    "optimizer": ("torch.optim",),
+    "optimizer": ("torch.optim", "timm.optim"),
     "schedule": ("necklace.schedules", "torch.optim.lr_scheduler"),
     "logger": ("necklace.tracking", "necklace.loggers", "pytorch_lightning.loggers", "lightning.pytorch.loggers"),
 }
@@ -202,7 +202,7 @@ def is_part(place: str, target: Any) -> bool:
 
 
 def _is_called_ours(place: str, target: Any) -> bool:
-    """Whether a target is this project's, or torch's, where all of them are called."""
+    """Whether a target is this project's, torch's or timm's, where all of them are called."""
     group = place.partition(".")[0]
     if ("data.sizes" if place == "data.sizes" else group, target) in _configured() and (
         place in CALLED or group in PASSED_OVER
@@ -222,7 +222,7 @@ def _is_called_ours(place: str, target: Any) -> bool:
     from torch import optim
 
     base = optim.Optimizer if group == "optimizer" else optim.lr_scheduler.LRScheduler
-    return isinstance(named, type) and issubclass(named, base) and module.startswith("torch.optim.")
+    return isinstance(named, type) and issubclass(named, base) and f"{module}.".startswith(f"{package}.")
 
 
 def _found(target: str, package: str) -> Any:

@@ -131,6 +131,12 @@ BIBLIOGRAPHY: dict[str, Entry] = {
     "loshchilov2019decoupled": _paper(
         "Loshchilov, Ilya and Hutter, Frank", "Decoupled Weight Decay Regularization", _LEARNING, "2019", "1711.05101"
     ),
+    "jordan2024muon": _other(
+        "Jordan, Keller and Jin, Yuchen and Boza, Vlado and others",
+        "Muon: An Optimizer for Hidden Layers in Neural Networks",
+        "2024",
+        "https://kellerjordan.github.io/posts/muon/",
+    ),
     "loshchilov2017sgdr": _paper(
         "Loshchilov, Ilya and Hutter, Frank",
         "{SGDR}: Stochastic Gradient Descent with Warm Restarts",

@@ -12,6 +12,7 @@ from necklace.results.results import Results
 from necklace.study.study_file import MATCH_WITHIN
 
 PRECISIONS = {"32-true": "float32", "bf16-mixed": "bfloat16 and float32, mixed", "16-mixed": "float16 and float32, mixed"}
+OPTIMIZERS = {"AdamW": "loshchilov2019decoupled", "Muon": "jordan2024muon"}  # class to its source in the bibliography
 
 
 def said(results: Results, tell: Callable[[Record], str], otherwise: str = "") -> list[Part]:
@@ -204,9 +205,11 @@ def training_sentences(results: Results) -> list[Sentence]:
             ["At the end of an epoch, images that fill no whole batch are left out; which ones changes from epoch to epoch."]
         )
     sentences += part_sentences(results, ("task",), _loss, options=False)
-    adamw = any(str(at(record.config, "optimizer", "_target_")).endswith(".AdamW") for record in every)
-    cite = [Cite("loshchilov2019decoupled")] if adamw else []
-    sentences += [["The optimizer is ", *optimizer, *cite, "."]] if optimizer else []
+    kinds = {str(at(record.config, "optimizer", "_target_")).rpartition(".")[2] for record in every}
+    cited = [Cite(key) for kind, key in OPTIMIZERS.items() if kind in kinds]
+    sentences += [["The optimizer is ", *optimizer, *cited, "."]] if optimizer else []
+    if "Muon" in kinds:
+        sentences.append(["Muon trains the parameters with two axes and more; AdamW trains the others."])
     if any(at(record.config, "optimizer", "weight_decay") and class_of(record.config.get("task")) for record in every):
         sentences.append(["Weight decay leaves out biases, norms and all other parameters with one axis."])
     for tell, otherwise, start in (

@@ -209,7 +209,7 @@ def training_sentences(results: Results) -> list[Sentence]:
     cited = [Cite(key) for kind, key in OPTIMIZERS.items() if kind in kinds]
     sentences += [["The optimizer is ", *optimizer, *cited, "."]] if optimizer else []
     if "Muon" in kinds:
-        sentences.append(["Muon trains the parameters with two axes and more; AdamW trains the others."])
+        sentences.append(["Muon trains matrices and convolutions; AdamW trains biases, norms and depth-wise convolutions."])
     if any(at(record.config, "optimizer", "weight_decay") and class_of(record.config.get("task")) for record in every):
         sentences.append(["Weight decay leaves out biases, norms and all other parameters with one axis."])
     for tell, otherwise, start in (

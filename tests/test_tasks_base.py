@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 from torch import nn
@@ -16,7 +18,7 @@ from necklace.run.fit import task_of, trainer_of
 from necklace.run.history import History
 from necklace.schedules import constant, one_cycle
 from necklace.tasks import Classification, correctness
-from tests.conftest import SMALL, spec_of
+from tests.conftest import CONFIGS, SMALL, spec_of
 
 
 def test_weight_decay_spares_what_has_one_axis() -> None:
@@ -54,6 +56,31 @@ def test_biases_may_learn_faster(schedule) -> None:
     assert biases["lr"] == pytest.approx(16 * weights["lr"])
     with pytest.raises(ValueError, match=r"task\.bias_lr=0: must be above 0"):
         Classification(model, "abc", lambda groups: torch.optim.SGD(groups, lr=0.1), schedule, 0, bias_lr=0)
+
+
+def test_muon_makes_steps_of_matrices_orthogonal_and_nadamw_takes_the_rest() -> None:
+    config = OmegaConf.load(CONFIGS / "optimizer" / "muon.yaml")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3, groups=32), nn.Flatten(), nn.Linear(32 * 4, 10))
+    task = Classification(model, "abc", instantiate(config, weight_decay=0.0), constant, 0, bias_lr=16)
+
+    class Trainer:
+        estimated_stepping_batches, max_epochs = 20, 2
+
+    task._trainer = Trainer()  # pyright: ignore[reportAttributeAccessIssue]
+    made: Any = task.configure_optimizers()
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    model(torch.randn(16, 3, 6, 6)).square().mean().backward()
+    made["optimizer"].step()
+    steps = {name: (value.detach() - before[name]).flatten(1) if value.ndim > 1 else value.detach() - before[name]
+             for name, value in model.named_parameters()}  # fmt: skip
+    for name in ("0.weight", "3.weight"):
+        sizes = torch.linalg.svdvals(steps[name]) / (0.2 * max(steps[name].shape) ** 0.5 * config.lr)
+        assert 0.6 < sizes.min() <= sizes.max() < 1.4, name
+    rate = 1.9 * config.lr * config.fallback_lr_scale  # NAdamW's first step is 1 + beta1 rates, whatever the gradient
+    torch.testing.assert_close(steps["1.weight"].abs(), torch.full_like(steps["1.weight"], rate), rtol=0.05, atol=0)
+    for name in ("0.bias", "1.bias", "3.bias"):
+        torch.testing.assert_close(steps[name].abs(), torch.full_like(steps[name], 16 * rate), rtol=0.05, atol=0)
 
 
 def test_correctness_returns_to_the_splits_order() -> None:

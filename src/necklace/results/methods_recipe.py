@@ -209,7 +209,8 @@ def training_sentences(results: Results) -> list[Sentence]:
     cited = [Cite(key) for kind, key in OPTIMIZERS.items() if kind in kinds]
     sentences += [["The optimizer is ", *optimizer, *cited, "."]] if optimizer else []
     if "Muon" in kinds:
-        sentences.append(["Muon trains matrices and convolutions; AdamW trains biases, norms and depth-wise convolutions."])
+        rest = "biases, norms and depth-wise convolutions are left to AdamW, with Nesterov's momentum where Muon has it."
+        sentences.append([f"Muon trains matrices and convolutions; {rest}"])
     if any(at(record.config, "optimizer", "weight_decay") and class_of(record.config.get("task")) for record in every):
         sentences.append(["Weight decay leaves out biases, norms and all other parameters with one axis."])
     for tell, otherwise, start in (

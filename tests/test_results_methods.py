@@ -228,6 +228,19 @@ def test_heads_losses_and_drawn_data_are_told() -> None:
     assert "minus (0.29, 0.29, 0.29) over (0.12, 0.12, 0.12)" in text
 
 
+def test_sizes_and_optimizers_are_told() -> None:
+    sizes = "data/sizes=multiscale", "data.sizes.sizes=[16,24,32]"
+    text = said(study_of({"none": ["neck=none", *sizes]}))
+    assert "each batch is resized to a side drawn from 16, 24, 32 pixels; evaluation at 40 pixels" in text
+    text = said(study_of({"none": ["neck=none", *sizes, "data.sizes.per=epoch", "optimizer=muon"]}))
+    assert "the images of an epoch are resized to one side, in turn 16, 24, 32 pixels; evaluation at 40 pixels" in text
+    assert (
+        "Muon (learning rate 0.03, weight decay 0.1, momentum 0.95, for AdamW the learning rate times 0.25, Nesterov)" in text
+    )
+    assert "biases, norms and depth-wise convolutions are left to AdamW" in text
+    assert "Muon" not in said(study_of({"none": ["neck=none"]}))
+
+
 def test_code_and_commands_are_told() -> None:
     results = study_of({"none": ["neck=none"]})
     run = results.rows[0].runs[0]

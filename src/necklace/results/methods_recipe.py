@@ -113,7 +113,9 @@ def _sizes(record: Record) -> str:
             f"multiples of {sizes.get('stride')}; a batch holds images of one shape"
         )
     if name == "multiscale":
-        return f"each batch is resized to a side drawn from {sizes.get('sizes')}; evaluation at {sizes.get('eval_size')} pixels"
+        one = sizes.get("per") == "epoch"
+        way = "the images of an epoch are resized to one side, in turn" if one else "each batch is resized to a side drawn from"
+        return f"{way} {str(sizes.get('sizes')).strip('[]')} pixels; evaluation at {sizes.get('eval_size')} pixels"
     return ""
 
 
@@ -248,8 +250,9 @@ def _budget(record: Record) -> str:
 def _optimizer(record: Record) -> str:
     node = record.config.get("optimizer") or {}
     name = str(node.get("_target_", "")).rpartition(".")[2]
-    words = {"lr": "learning rate", "weight_decay": "weight decay", "momentum": "momentum", "nesterov": "Nesterov"}
-    options = [f"{word} {short(node[key])}" for key, word in words.items() if short(node.get(key)) and key != "nesterov"]
+    words = {"lr": "learning rate", "weight_decay": "weight decay", "momentum": "momentum"}
+    words["fallback_lr_scale"] = "for AdamW the learning rate times"
+    options = [f"{word} {short(node[key])}" for key, word in words.items() if short(node.get(key))]
     options += ["Nesterov"] if node.get("nesterov") is True else []
     return f"{name} ({', '.join(options)})" if options else name
 

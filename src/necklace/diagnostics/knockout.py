@@ -10,7 +10,6 @@ of one size go together: a mean and a partner to be shuffled with are of the sam
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from necklace.diagnostics.knockout_sites import STREAM, Change, Site, Switch, si
 from necklace.heads import Dense
 from necklace.inference.trained_run import open_run
 from necklace.model import Model
+from necklace.precision import autocast
 from necklace.record import Record
 from necklace.seeding import numpy_generator
 
@@ -37,7 +37,6 @@ RESAMPLES = 2000
 _IMAGES = 2  # of the stream, for the resamples
 # Bytes of the backbone's maps that are kept; what is beyond is computed once more.
 ROOM = 2**29
-MIXED = {"16": torch.float16, "16-mixed": torch.float16, "bf16": torch.bfloat16, "bf16-mixed": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,7 @@ class Knockout:
     notes: list[str]
 
 
-def knock_out(
-    model: Model, data: DataModule, metric: str, seed: int, device: torch.device, precision: torch.dtype | None = None
-) -> Knockout:
+def knock_out(model: Model, data: DataModule, metric: str, seed: int, device: torch.device, precision: Any = None) -> Knockout:
     """Change each term of each layer of a model's neck that joins several, on all of val.
 
     Args:
@@ -70,7 +67,7 @@ def knock_out(
         metric: Such as `val/acc`.
         seed: The run's seed, of whose stream `knockout` is drawn what is shuffled.
         device: Where to compute.
-        precision: What the run mixes in; None for float32 alone.
+        precision: The run's `trainer.precision`.
 
     Raises:
         ValueError: The metric is not known here.
@@ -80,8 +77,7 @@ def knock_out(
     sites, notes = sites_of(model)
     base, changed = outcome(), dict[Change, Outcome]()
     alone = 0
-    mixed = torch.autocast(device.type, precision) if precision else nullcontext()
-    with torch.inference_mode(), mixed:
+    with torch.inference_mode(), autocast(precision, device):
         for size, batches in _by_size(data) if sites else ():
             order = torch.cat([batches.indices(number) for number in range(len(batches))])
             alone += len(order) == 1
@@ -226,7 +222,7 @@ def knock_out_run(folder: Path, metric: str, trust: str | Path | None = None, ow
     run = open_run(folder, trust, own)
     record = run.record
     is_cuda = record.device["kind"] == "cuda" and torch.cuda.is_available()
-    precision = MIXED.get(str(record.config["trainer"].get("precision")))
+    precision = record.config["trainer"].get("precision")
     seed = int(record.config["seed"])
     model = run.models["after"]
     found = knock_out(model, run.data, metric, seed, torch.device("cuda" if is_cuda else "cpu"), precision)

@@ -1,7 +1,6 @@
 """`necklace.load`: a finished run's model, ready to be used. Its data is not needed."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from necklace.guard.targets import check_targets, trusted
 from necklace.inference.preprocessing import Input, Preprocessing, decoded, listed, of_the_run
 from necklace.inference.trained_run import check_hashes, finished_record, trained_weights, with_weights
 from necklace.model import Model
+from necklace.precision import autocast
 from necklace.record import Record
 from necklace.tasks.detection import Detections, detections
 
@@ -182,16 +182,9 @@ class LoadedRun:
         """What the model gives for images of one shape."""
         device = next(self.model.parameters()).device
         batch = self.preprocessing.normalised(torch.stack([image.pixels for image in images]).to(device))
-        with torch.inference_mode(), self._precision(device):
+        with torch.inference_mode(), autocast(self.record.config["trainer"].get("precision"), device):
             return self.model(batch)
 
     def activated(self, logits: Tensor) -> Tensor:
         """The probabilities of logits, both float32 [N, K]."""
         return logits.softmax(1) if self.one_label else logits.sigmoid()
-
-    def _precision(self, device: torch.device) -> Any:
-        """The arithmetic of the run's evaluation."""
-        mixed = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(
-            str(self.record.config["trainer"].get("precision"))
-        )
-        return torch.autocast(device.type, mixed) if mixed else nullcontext()

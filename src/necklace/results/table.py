@@ -140,7 +140,7 @@ def _caption(results: Results) -> str:
         f"{_meaning_of_verdicts(results)}P(better): share of the seeds; effect: mean over standard deviation of the "
         "differences, corrected for small n; 95 % images: the interval for these weights, over test images, without "
         f"correction. {control}Costs are for one image; "
-        "latency at batch 1; peak memory of a process that trains."
+        "latency at batch 1; speeds in the precision of the training; peak memory of a process that trains."
     )
 
 

@@ -31,6 +31,7 @@ from necklace.launcher.server import without_main
 from necklace.launcher.slots import lock_name
 from necklace.launcher.slurm import launch_jobs
 from necklace.locks import locked
+from necklace.precision import autocast
 from necklace.run.conditions import device_name
 from necklace.study import elsewhere
 from necklace.study.costs import read_costs, write_costs
@@ -135,9 +136,9 @@ def measure_costs(configs: Mapping[str, dict[str, Any]], lock_dir: Path) -> dict
         lock_dir: Folder of the launcher's locks: no run of any study that shares it trains meanwhile.
 
     Returns:
-        Row to `latency_ms` (a forward pass of one image), `train_images_per_s` (forward, backward and optimiser step at the
-        config's batch size), `peak_memory_mib` (of a process that takes such steps; on a GPU, of its tensors),
-        `device` and `threads`.
+        Row to `latency_ms` (a forward pass of one image) and `train_images_per_s` (forward, backward and optimiser step at the
+        config's batch size), both in the config's precision, `peak_memory_mib` (of a process that takes such steps; on a GPU,
+        of its tensors), `device` and `threads`.
 
     Raises:
         RuntimeError: A process died.
@@ -197,6 +198,7 @@ class _Subject:
         self.device = torch.device("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu")
         model, (height, width) = built(row[0], facts)
         self.model = model.to(self.device)
+        self.precision = config.trainer.get("precision")
         self.optimizer = instantiate(config.optimizer)(self.model.parameters())
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(config.batch_size, 3, height, width, generator=generator)
@@ -207,20 +209,25 @@ class _Subject:
         times = []
         with torch.inference_mode():
             for _ in range(FORWARDS):
-                times.append(self._timed(lambda: self.model(self.images[:1])))
+                times.append(self._timed(self.look))
         return 1000 * statistics.median(times)
 
     def train_images_per_s(self) -> float:
         self.model.train()
         return len(self.images) / self._timed(self.step)
 
+    def look(self) -> None:
+        with autocast(self.precision, self.device):
+            self.model(self.images[:1])
+
     def step(self) -> None:
         self.optimizer.zero_grad()
-        outputs = self.model(self.images)
+        with autocast(self.precision, self.device):
+            outputs = self.model(self.images)
         if isinstance(outputs, Dense):
-            (outputs.scores.logsumexp(2).mean() + outputs.boxes.mean()).backward()
+            (outputs.scores.float().logsumexp(2).mean() + outputs.boxes.float().mean()).backward()
         else:
-            outputs.logsumexp(1).mean().backward()
+            outputs.float().logsumexp(1).mean().backward()
         self.optimizer.step()
 
     def _timed(self, work: Callable[[], object]) -> float:

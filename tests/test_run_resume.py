@@ -33,23 +33,38 @@ def files(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
     return curve, pq.read_table(folder / "gates.parquet").to_pylist()
 
 
+def stop(options: list[str], outputs: Path) -> None:
+    """Begin a run that stops in its third of four epochs, after the pass over val, before the checkpoint."""
+    ended = History.on_train_epoch_end
+
+    def stumble(self: History, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 2:
+            raise OSError("unplugged")
+        ended(self, trainer, pl_module)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(History, "on_train_epoch_end", stumble)
+        with pytest.raises(RunFailed, match="unplugged"):
+            run(spec_of([*options, f"outputs={outputs}"]))
+
+
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, Path, Path]:
     """An undisturbed run with its folder, and the outputs of one that stopped in its third of four epochs."""
     outputs, stopped = tmp_path_factory.mktemp("undisturbed"), tmp_path_factory.mktemp("stopped")
     record = run(spec_of([*OPTIONS, f"outputs={outputs}"]))
-
-    def stumble(self: History, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.current_epoch == 2:  # after the pass over val, before the checkpoint
-            raise OSError("unplugged")
-        ended(self, trainer, pl_module)
-
-    ended = History.on_train_epoch_end
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(History, "on_train_epoch_end", stumble)
-        with pytest.raises(RunFailed, match="unplugged"):
-            run(spec_of([*OPTIONS, f"outputs={stopped}"]))
+    stop(OPTIONS, stopped)
     return record, outputs / "runs" / record.name, stopped
+
+
+def test_a_run_of_muon_with_sizes_that_grow_ends_as_its_twin(tmp_path: Path) -> None:
+    sizes = "data/sizes=multiscale", "data.sizes.per=epoch", "data.sizes.sizes=[16,16,24,24]"
+    options = [*OPTIONS, *sizes, "optimizer=muon", "task.bias_lr=16", "schedule=cosine", "callbacks.gates=0"]
+    record = run(spec_of([*options, f"outputs={tmp_path / 'undisturbed'}"]))
+    stop(options, tmp_path / "stopped")
+    resumed = run(spec_of([*options, f"outputs={tmp_path / 'stopped'}"]))
+    assert resumed.resumed
+    assert result(resumed) == result(record)
 
 
 def cut(path: Path, to: float) -> None:

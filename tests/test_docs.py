@@ -264,6 +264,7 @@ TABLES = {
         [accuracy, to_baseline, to_control, all_params],
     ),
     "experiments/cifar10_fast/README.md": ("cifar10_fast", [accuracy, all_params]),
+    "experiments/cifar10_fast_long/README.md": ("cifar10_fast_long", [accuracy, all_params]),
     "experiments/focal_cifar_pilot/README.md": ("focal_cifar_pilot", [accuracy, to_baseline, all_params]),
     "experiments/pools_equal_bf16/README.md": ("pools_equal_bf16", [accuracy, to_baseline]),
     "experiments/noise_sources/README.md": ("noise_sources", [accuracy, spread, share_of_all]),

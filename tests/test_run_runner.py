@@ -151,7 +151,7 @@ def test_pretrained_coverage_is_in_the_record(train_run: Train, tmp_path: Path) 
 GROUPS = {
     "neck": ["none", "conv", "spp", "sppf", "focal", "focal_block", "dw_convnet", "gc", "attention", "mean_concat"],
     "head": ["gap", "flatten", "pyramid", "corner"],
-    "optimizer": ["adamw", "sgd"],
+    "optimizer": ["adamw", "muon", "sgd"],
     "schedule": ["one_cycle", "cosine", "constant"],
 }
 

@@ -84,17 +84,19 @@ def cut(model: Model, levels: list[int]) -> Model:
 
 
 @pytest.mark.parametrize(
-    ("neck", "mirror"),
+    ("neck", "mirror", "shift"),
     [
-        (partial(FocalModulation, focal_level=2), False),
-        (partial(FocalModulation, focal_level=2, normalize_modulator=True), True),
-        (partial(FocalModulation, focal_level=2, interaction="add", aggregate="top"), False),
-        (partial(FocalBlock, focal_level=2, layerscale=None), False),
+        (partial(FocalModulation, focal_level=2), False, 1),
+        (partial(FocalModulation, focal_level=2, normalize_modulator=True), True, 0),
+        (partial(FocalModulation, focal_level=2, interaction="add", aggregate="top"), False, 0),
+        (partial(FocalBlock, focal_level=2, layerscale=None), True, 1),
     ],
 )
-def test_a_silenced_level_is_a_level_cut_by_hand(neck: Callable[..., nn.Module], mirror: bool, data: DataModule) -> None:
+def test_a_silenced_level_is_a_level_cut_by_hand(
+    neck: Callable[..., nn.Module], mirror: bool, shift: int, data: DataModule
+) -> None:
     model = model_of(neck)
-    model.mirror = mirror
+    model.mirror, model.shift = mirror, shift
     before = copy.deepcopy(model.state_dict())
     found = knock_out(model, data, "val/acc", 0, CPU)
     (site,) = found.sites

@@ -100,6 +100,26 @@ def test_an_image_gets_the_same_answer_whatever_it_is_batched_with(neck: Part, h
             torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("mirror", [False, True])
+def test_shift_counts_the_image_half_and_its_two_shifts_the_other_half(mirror: bool) -> None:
+    model = build(SPPF).eval()
+    images = torch.randn(3, 3, 32, 32)
+
+    def moved(rows: torch.Tensor) -> torch.Tensor:
+        return images[:, :, rows.clamp(0, 31)][:, :, :, rows.clamp(0, 31)]
+
+    with torch.no_grad():
+        model.mirror = mirror
+        own, up, down = (model(moved(torch.arange(32) + by)) for by in (0, 2, -2))
+        assert not torch.equal(own, up)
+        model.shift = 2
+        torch.testing.assert_close(model(images), own / 2 + (up + down) / 4, rtol=1e-5, atol=1e-5)
+        model.train()
+        trained = model(images)
+        model.shift = 0
+        assert torch.equal(trained, model(images))
+
+
 def test_mirror_averages_the_logits_of_both_sides_in_evaluation_only() -> None:
     model = build(SPPF)
     images = torch.randn(3, 3, 32, 32)

@@ -21,8 +21,7 @@ def targets(node: Any) -> set[str]:
 
 
 ALL = set().union(*(targets(yaml.safe_load(path.read_text())) for path in CONFIGS.rglob("*.yaml") if "hydra" not in path.parts))
-# timm's source is not read yet, so a wrong option of its optimizers is told after torch's import, from the class itself.
-NAMED = sorted(target for target in ALL if not target.startswith("timm."))
+NAMED = sorted(ALL)
 OTHERS = ["pytorch_lightning.Trainer", "torch.optim.Adam", "torch.optim.RMSprop", "torch.optim.NAdam"]
 OTHERS += [f"necklace.data.{name}" for name in ("splits.read_splits", "datamodule.DataModule", "augment.Augmentation")]
 

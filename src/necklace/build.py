@@ -68,7 +68,7 @@ def model_for(config: DictConfig, classes: int, image_size: tuple[int, int] | No
         seed_of(config, "init"),  # pyright: ignore[reportArgumentType]
         is_dense(config.head),
     )
-    model.mirror = bool(config.get("mirror"))  # not there in records of before
+    model.mirror, model.shift = bool(config.get("mirror")), int(config.get("shift", 0))  # not there in records of before
     return model
 
 

@@ -71,6 +71,7 @@ ADDED: dict[str, Any] = {
     "backbone.stages": None,
     "optimizer.fused": None,
     "mirror": False,
+    "shift": 0,
     **{f"streams.{name}": 0 if name == "rounding" else None for name in ("init", "order", "augment", "rounding")},
 }
 

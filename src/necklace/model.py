@@ -1,7 +1,7 @@
 """The model: backbone, neck and head in sequence, each initialised from its own random stream."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,8 +18,10 @@ class Model(nn.Module):
 
     Attributes:
         dense: Whether the head is a dense one.
-        mirror: Whether evaluation averages the logits of an image and of its mirror image, which takes twice the time; from
-            airbench94, https://arxiv.org/abs/2404.00498. Off unless set; not for a dense head.
+        mirror: Whether evaluation averages the logits of an image and of its mirror image, which takes twice the time.
+        shift: Pixels by which evaluation also shifts an image, up and to the left and down and to the right; its border is
+            repeated. The logits of the two count half, those of the image itself the other half, which takes three times as
+            long. Both are from airbench94, https://arxiv.org/abs/2404.00498; off unless set, and not for a dense head.
     """
 
     def __init__(self, backbone: Backbone, neck: nn.Module, head: nn.Module) -> None:
@@ -29,6 +31,7 @@ class Model(nn.Module):
         self.head = head
         self.dense = bool(getattr(head, "dense", False))
         self.mirror = False
+        self.shift = 0
 
     def maps(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What a dense head is given: the backbone's maps from fine to coarse, the neck on the last."""
@@ -39,10 +42,29 @@ class Model(nn.Module):
         """Map images [B, 3, H, W] to logits [B, K], or to what a dense head predicts, `heads.Dense`."""
         if self.dense:
             return self.head(self.maps(images))
-        logits = self.head(self.neck(self.backbone(images)))
-        if self.mirror and not self.training:
-            logits = (logits + self.head(self.neck(self.backbone(images.flip(3))))) / 2
-        return logits
+        if self.training:
+            return self.head(self.neck(self.backbone(images)))
+        return self.averaged([self.head(self.neck(self.backbone(view))) for view in self.views(images)])
+
+    def views(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """What evaluation looks at, from images [B, 3, H, W]: themselves, and what `mirror` and `shift` ask for, as large."""
+        views = [images]
+        if self.shift:
+            border, cut = [self.shift] * 4, 2 * self.shift
+            padded = nn.functional.pad(images, border, mode="replicate")
+            both = padded[:, :, cut:, cut:], padded[:, :, :-cut, :-cut]
+            views += [view.contiguous(memory_format=torch.channels_last) for view in both]
+        return [side for view in views for side in ((view, view.flip(3)) if self.mirror else (view,))]
+
+    def averaged(self, logits: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The logits of images from those of their `views`."""
+        if len(logits) == 1:
+            return logits[0]
+        own = 2 if self.mirror else 1
+        mean = sum(logits[1:own], logits[0]) / own
+        if self.shift:
+            mean = (mean + sum(logits[own + 1 :], logits[own]) / (2 * own)) / 2
+        return mean
 
 
 def build_model(

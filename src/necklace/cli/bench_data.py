@@ -9,13 +9,13 @@ from necklace.cli.bench_machine import Machine
 from necklace.cli.bench_processes import timed
 from necklace.cli.bench_report import Report
 
-# Reads a folder and its digests, as a run does; prints wall and CPU seconds, and the number of images.
+# Reads a folder and its digests, as a run does, which has imported Lightning (and so torchvision) by then; prints wall and CPU
+# seconds, and the number of images.
 CHILD = """
-import sys, time
+import json, sys, time
 import torch
-from necklace.build import forget_data
+import necklace.data.datamodule, necklace.data.folder
 from necklace.data.splits import splits_of
-import json, necklace.data.folder
 torch.set_num_threads(1)
 source = {"_target_": "necklace.data.folder.Folder", "root": sys.argv[1], "cache": sys.argv[2] or None}
 wall, cpu = time.perf_counter(), time.process_time()

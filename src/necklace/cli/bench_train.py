@@ -51,12 +51,14 @@ def train(report: Report, batch_size: int, rounds: int, chunk: int) -> None:
         data = datamodule_of(spec.resolved)
         loops = {name: _bare(spec, data, plain) for name, plain in (("bare", False), ("bare, plain", True))}
         meter = _Meter(loops | {"data": _prepared(data)}, rounds, chunk)
-        loggers = RunLoggers(spec, Path(scratch))
+        folder = Path(scratch) / spec.name  # W&B's id is taken from the name
+        folder.mkdir()
+        loggers = RunLoggers(spec, folder)
         with quiet_lightning():
-            history = History(Path(scratch) / "history.csv", Console(quiet=True))
-            trainer = trainer_of(spec, Path(scratch), [meter, history], loggers.open())
+            history = History(folder / "history.csv", Console(quiet=True))
+            trainer = trainer_of(spec, folder, [meter, history], loggers.open())
             trainer.fit(task_of(spec, data), data)
-        loggers.close(None, Path(scratch), Path(scratch), lambda line: None)
+        loggers.close(None, folder, folder, lambda line: None)
     ms = {name: 1000 * statistics.median(seconds) for name, seconds in meter.seconds.items()}
     beyond = {name: ms["run"] - ms["data"] - ms[name] for name in loops}
     rows = [

@@ -254,6 +254,10 @@ class DataModule(pl.LightningDataModule):
             self._planned = epoch, plan.train_steps(train.shapes, self.batch_size, self.seed, epoch, rank, world_size)
         return self._planned
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move a batch of the loader; on a CPU it is there, and Lightning need not look at each of its parts."""
+        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment (in training only) and normalise, on the device."""
         return self.prepare(batch, augment=bool(self.trainer and self.trainer.training))

@@ -27,6 +27,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from necklace.data.formats import FORMATS, why_unreadable
 from necklace.data.jpeg import Plain, decode_plain
 
+_PIECE = 2**16  # bytes of a file that are read at once
 _HEADER = 2048  # bytes; that of a JPEG without EXIF is shorter, but for large colour profiles
 MAX_PIXELS = 89_478_485  # Pillow's own limit: an image of a few kB can decode to any size, and take the memory of the machine
 
@@ -265,8 +266,14 @@ def _slowly(data: bytes | str, file: File) -> torch.Tensor | str:
 def content_of(path: str) -> bytes | str:
     """Read a file; gives its content, or the reason why it cannot be read."""
     try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))  # half the time of `open`, for small files
+        try:
+            parts: list[bytes] = []
+            while part := os.read(file, _PIECE):
+                parts.append(part)
+            return b"".join(parts)  # a single part is not copied
+        finally:
+            os.close(file)
     except OSError as error:
         return error.strerror or str(error)
 

@@ -65,7 +65,7 @@ def decode_plain(files: Sequence[bytes]) -> list[torch.Tensor] | None:
     from torchvision.io import ImageReadMode, decode_jpeg  # here: its import takes half a second, and few processes decode
 
     try:
-        encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
-        return [image.permute(1, 2, 0) for image in decode_jpeg(encoded, ImageReadMode.RGB)]
+        encoded = torch.frombuffer(bytearray().join(files), dtype=torch.uint8).split([len(data) for data in files])
+        return [image.permute(1, 2, 0) for image in decode_jpeg(list(encoded), ImageReadMode.RGB)]
     except RuntimeError:  # of libjpeg: Pillow then says what is wrong, or finds that nothing is
         return None

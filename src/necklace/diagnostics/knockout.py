@@ -171,14 +171,14 @@ def _look(
                 switch.begin(view, change)
                 outputs.append(_read_out(model, maps))
                 switch.end()
-            outcome.add(_in_full(outputs), batch, size)
+            outcome.add(_in_full(outputs[0] if model.dense else model.averaged(outputs)), batch, size)
 
 
 def _views(model: Model, images: Tensor) -> list[Any]:
-    """The backbone's maps, as `Model.forward` takes them: of the images, and with `mirror` of their mirror images."""
+    """The backbone's maps, as `Model.forward` takes them: of each of the images' views."""
     if model.dense:
         return [model.backbone.stages(images)]
-    return [model.backbone(images), *([model.backbone(images.flip(3))] if model.mirror else [])]
+    return [model.backbone(view) for view in model.views(images)]
 
 
 def _read_out(model: Model, maps: Any) -> Any:
@@ -189,14 +189,11 @@ def _read_out(model: Model, maps: Any) -> Any:
     return model.head(model.neck(maps))
 
 
-def _in_full(outputs: list[Any]) -> Any:
-    """The output of all views, scores in float32, as the task has it."""
-    (first, *others) = outputs
-    if others:
-        first = (first + others[0]) / 2
-    if isinstance(first, Dense):
-        return first._replace(scores=first.scores.float())
-    return first.float()
+def _in_full(output: Any) -> Any:
+    """An output with scores in float32, as the task has it."""
+    if isinstance(output, Dense):
+        return output._replace(scores=output.scores.float())
+    return output.float()
 
 
 def knock_out_run(folder: Path, metric: str, trust: str | Path | None = None, own: bool = False) -> dict[str, Any]:

@@ -218,7 +218,7 @@ class Switch:
         self._places, self._permutations = places, {}
 
     def begin(self, view: int, change: Change | None) -> None:
-        """Announce a call of the neck with one view (the images, their mirror images) of the batch."""
+        """Announce a call of the neck with one of the batch's views, see `Model.views`."""
         self._view, self._change, self._calls = view, change, {}
 
     def end(self) -> None:

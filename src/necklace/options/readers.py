@@ -23,6 +23,7 @@ RUN: dict[str, Kind] = {
     "epochs": whole(1),
     "batch_size": whole(1),
     "mirror": FLAG,
+    "shift": whole(0),
     "study": either(NAME, whole()),
     "outputs": NAME,
     "rerun": one_of(True, False, "stale", "failed"),

@@ -1,6 +1,6 @@
 """The arguments of a config's classes and functions, read from source: importing torch and Lightning to ask takes seconds.
 
-Only source of this package, torch and Lightning is read; what does not tell there, and all else, is imported and asked.
+Only source of this package, torch, Lightning and timm is read; what does not tell there, and all else, is imported and asked.
 """
 
 import ast
@@ -17,7 +17,7 @@ from hydra.utils import get_object
 from necklace.parts import ALIASES
 from necklace.source_code import PACKAGE, Reference, absolute, file_of
 
-READ = (PACKAGE, "torch", "pytorch_lightning", "lightning_fabric")
+READ = (PACKAGE, "torch", "pytorch_lightning", "lightning_fabric", "timm")
 # Modules whose import takes no time: their names are what they are.
 LIGHT = ("typing", "collections.abc", "pathlib", "datetime", "os", "abc", "functools", "dataclasses")
 # Classes that no value of a config is an instance of, in files that are long to read.

@@ -106,6 +106,12 @@ def _selection(results: Results) -> list[Sentence]:
         mirror = said(results, lambda record: "yes" if record.config.get("mirror") else "", "no")
         which: list[Part] = [] if len(mirror) == 1 else [" (", *mirror, ")"]
         sentences.append(["Evaluation averages the logits of an image and of its mirror image", *which, "."])
+    if any(record.config.get("shift") for record in every):
+        shift = said(results, lambda record: f"{pixels} px" if (pixels := record.config.get("shift")) else "", "not")
+        sides = "up and to the left, and down and to the right"
+        sentences.append(
+            ["In evaluation, half of the weight is on an image, the other half on it shifted ", sides, " (", *shift, ")."]
+        )
     return sentences
 
 

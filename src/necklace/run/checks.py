@@ -51,8 +51,9 @@ def check_head(model: Model, task: Task) -> None:
     if model.dense != task.dense:
         kind, fitting = ("boxes", "head=dense") if task.dense else ("one vector an image", "head=gap, flatten or pyramid")
         raise ValueError(f"head: this task takes {kind}, which this head does not predict; take {fitting}")
-    if model.dense and model.mirror:
-        raise ValueError("mirror=true: boxes in mirror images are not averaged; allowed with one vector an image")
+    if model.dense and (model.mirror or model.shift):
+        which = "mirror=true: boxes in mirror" if model.mirror else f"shift={model.shift}: boxes in shifted"
+        raise ValueError(f"{which} images are not averaged; allowed with one vector an image")
 
 
 def check_positives(data: DataModule) -> None:

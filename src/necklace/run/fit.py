@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
+from pytorch_lightning.profilers import PassThroughProfiler
 from rich.console import Console
 
 from necklace.build import model_of
@@ -142,6 +144,16 @@ def _balance(resolved: dict[str, Any], data: DataModule) -> dict[str, Any]:
     return found
 
 
+class Unprofiled(PassThroughProfiler):
+    """No profile, without the generator that Lightning makes for each of the forty hooks of a step."""
+
+    _nothing = nullcontext()
+
+    def profile(self, action_name: str) -> Any:
+        """A context that does nothing."""
+        return self._nothing
+
+
 def trainer_of(spec: "RunSpec", root: Path, callbacks: list[Any], loggers: Any) -> pl.Trainer:
     """Lightning's trainer; the callbacks stand in the order in which they have to be called.
 
@@ -158,8 +170,9 @@ def trainer_of(spec: "RunSpec", root: Path, callbacks: list[Any], loggers: Any) 
     plugins: list[Any] = [WholeCheckpointIO(spec.hash), cluster(options)]
     if options.get("sync_batchnorm") and not is_single(options):
         plugins.append(SharedLayers())
+    usual = {"enable_progress_bar": any(isinstance(each, Bar) for each in callbacks), "profiler": Unprofiled()}
     return pl.Trainer(
-        **{"enable_progress_bar": any(isinstance(each, Bar) for each in callbacks)} | options,
+        **usual | options,
         max_epochs=spec.resolved["epochs"],
         logger=loggers,
         callbacks=[Signals(), *callbacks],

@@ -69,10 +69,12 @@ def test_what_evaluation_averages_is_said() -> None:
         runs = [replace(run, record=replace(record, config=record.config | options)) for run, record in records if record]
         return said(analyse(synthetic_study(runs)))
 
-    assert "In evaluation" not in text() and "mirror image" not in text(shift=0)
+    assert "In evaluation" not in text()
+    assert "mirror image" not in text(shift=0)
     assert "averages the logits of an image and of its mirror image." in text(mirror=True)
     assert "half of the weight is on an image, the other half on it shifted up and to the left" in text(shift=2)
-    assert "(2 px)" in text(mirror=True, shift=2) and "mirror image." in text(mirror=True, shift=2)
+    assert "(2 px)" in text(mirror=True, shift=2)
+    assert "mirror image." in text(mirror=True, shift=2)
 
 
 def test_a_missing_run_is_said() -> None:

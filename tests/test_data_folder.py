@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-import necklace.data.files
 from necklace.data.files import decode
 from necklace.data.folder import Folder
 
@@ -231,10 +230,14 @@ def test_names_of_any_bytes_make_one_line(root):
 
 
 def test_unreadable_file_is_named(root, monkeypatch):
-    def refused(path, *_, **__):
-        raise PermissionError(13, "Permission denied")
+    really = os.open
 
-    monkeypatch.setattr(necklace.data.files, "open", refused, raising=False)
+    def refused(path, *others, **options):
+        if str(path).endswith("y.bmp"):
+            raise PermissionError(13, "Permission denied")
+        return really(path, *others, **options)
+
+    monkeypatch.setattr(os, "open", refused)
     with pytest.raises(ValueError, match=r"y\.bmp: Permission denied"):
         Folder(root).split("train")
 

@@ -60,7 +60,8 @@ STUDY = {
 
 def ablate(folder: Path, *arguments: str, user: Path = USER) -> WarmProcess:
     # One thread whatever the slots: in how many parts a sum is taken changes its rounding, and with it the weights.
-    words = ["tiny", "hydra.launcher.threads=1", *arguments, "--config-dir", str(user)]
+    threads = [] if "--reproduce" in arguments else ["hydra.launcher.threads=1"]
+    words = ["tiny", *threads, *arguments, "--config-dir", str(user)]
     return WarmProcess(ROOT / "ablate.py", *words, cwd=folder, env=environment(user), joined=True)
 
 
@@ -270,13 +271,23 @@ def test_what_other_code_has_trained_is_stale_and_trained_again_when_asked_to(tm
     folder = new_study(tmp_path / "work", rows=rows, baseline="none", seeds=[0])
     first = ablate(folder, user=user).finish()
     assert first.returncode == 0, first.stdout
-    lines, before = len(fits(folder)), outcome(folder)
-    neck = user / "deadly.py"
+    before = outcome(folder)
+    neck, table = user / "deadly.py", folder / "experiments" / "tiny" / "table.md"
+    neck.write_text(neck.read_text() + "\n\ndef not_called() -> None: ...\n")
+    repeated = ablate(folder, "--reproduce", "3", user=user).finish()
+    assert repeated.returncode == 0, repeated.stdout
+    assert "2 of 3 runs are stale" in table.read_text()
+    (told,) = (line for line in table.read_text().splitlines() if "these gave equal weights, bit for bit: " in line)
+    assert told.count("deadly") == told.count("seed 0") == 2
+    verified = ablate(folder, "--verify", user=user).finish()
+    assert verified.returncode == 0, verified.stdout
+    lines = len(fits(folder))
     neck.write_text(neck.read_text().replace("torch.nn.Dropout(0.2)", "torch.nn.Dropout(0.3)"))
     costs = folder / "experiments" / "tiny" / "records" / "costs.json"
     measured = costs.read_text()
     assert ablate(folder, "--table", user=user).finish().returncode == 0
     assert costs.read_text() == measured  # of stale runs, too: it belongs to what trained them
+    assert "equal weights" not in table.read_text()
     again = ablate(folder, "--rerun-stale", user=user).finish()
     assert again.returncode == 0, again.stdout
     assert "3 runs in 3 rows: 1 done, 2 stale" in again.stdout

@@ -28,6 +28,17 @@ def test_a_users_own_neck_has_code_of_its_own_and_old_code_shows() -> None:
     assert not any("code differs" in note for note in notes)
 
 
+def test_stale_runs_that_were_trained_again_with_equal_weights_are_named() -> None:
+    runs = [with_code(run, {"necklace.run.fit": "old"}) for run in synthetic_runs()]
+    for at, commit in ((0, "0123456789abcdef"), (4, "0123456789abcdef"), (5, "<b>")):
+        runs[at] = replace(runs[at], again={"code": "digest", "commit": commit})
+    notes = analyse(synthetic_study(runs)).notes
+    words = [f"{run.row}, seed {run.seed}" for run in runs]
+    equal = "these gave equal weights, bit for bit"
+    assert f"Trained again with the code of commit 0123456, {equal}: {words[0]}; {words[4]}." in notes
+    assert f"Trained again with later code, {equal}: {words[5]}." in notes
+
+
 def with_code(run: StudyRun, code: dict[str, str]) -> StudyRun:
     """A stale run that this code has trained."""
     return replace(run, state="stale", record=replace(run.record, code=code))

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from necklace.code_version import version_digest
 from necklace.run.folder import RunFolder
 from necklace.study.collect import Kept, collect
 from necklace.study.status import StatusReader
@@ -63,6 +64,20 @@ def test_a_kept_run_of_other_code_is_stale_and_a_damaged_one_is_named(tmp_path: 
     for run, path, words in ((found[0], lost, "not there"), (found[2], cut, "not JSON"), (found[3], foreign, "of another run")):
         assert str(path) in str(run.failure)
         assert words in str(run.failure)
+
+
+def test_what_was_found_with_todays_code_stays_and_what_was_found_with_other_code_goes(tmp_path: Path) -> None:
+    plan, folder = plan_of(tmp_path), tmp_path / "experiments" / "tiny"
+    for index in range(len(plan.runs)):
+        finish(plan, index, plan.root, **({"code": {"necklace.run.fit": "old"}} if index < 2 else {}))
+    today = {"code": version_digest(plan.runs[0].spec.code), "commit": "0f25db1"}
+    runs = list(collect(plan, StatusReader(plan), Kept(folder)))
+    runs[:3] = [replace(run, again=again) for run, again in zip(runs, (today, {"code": "earlier"}, today), strict=False)]
+    write_records(StudyRecords(plan.info((), ()), tuple(runs), {}), folder)
+    expected = [today, {}, *[{}] * (len(plan.runs) - 2)]
+    assert [run.again for run in collect(plan, StatusReader(plan), Kept(folder))] == expected
+    plan.root.rename(tmp_path / "elsewhere")
+    assert [run.again for run in collect(plan, StatusReader(plan), Kept(folder))] == expected
 
 
 def test_a_damaged_study_json_is_passed_over(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from necklace.code_version import code_version, version_digest
 from necklace.run.runner import run
 from necklace.study.excerpts import read_curve
-from necklace.study.reproduce import reproduce
+from necklace.study.reproduce import reproduce, with_repetitions
 from necklace.study.store import StudyRecords, StudyRun
 from tests.conftest import spec_of
 from tests.synthetic import synthetic_study
@@ -39,6 +40,14 @@ def test_runs_are_trained_again_bitwise(train_run: Callable, tmp_path: Path) -> 
     old = StudyRecords(replace(made.info, tolerance=0.0), (older,), {})
     (repetition,) = reproduce(old, 1, tmp_path / "code", [], np.random.default_rng(0))
     assert (repetition.why_not_bitwise, repetition.holds, repetition.same_weights) == ("another code", True, True)
+    (told,) = with_repetitions(old, [repetition]).runs
+    assert (told.state, told.again["code"]) == ("stale", version_digest(record_code := runs[0].record.code))
+    assert code_version(runs[0].record.config) == record_code
+    before = replace(older, state="stale", again={"code": "that of another day"})
+    other = replace(repetition, name="another run")
+    assert [run.again for run in with_repetitions(replace(old, runs=(before,)), [other]).runs] == [{}]
+    assert with_repetitions(old, [replace(repetition, same_weights=False)]) is old
+    assert with_repetitions(made, [replace(repetition, why_not_bitwise="another device")]) is made
     with pytest.raises(ValueError, match=r"data\.KEY=VALUE only"):
         reproduce(made, 1, tmp_path, ["hydra.launcher.slots=1"], np.random.default_rng(0))
     with pytest.raises(ValueError, match="data has no such option"):

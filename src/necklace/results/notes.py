@@ -257,7 +257,16 @@ def _stale(study: StudyRecords) -> list[str]:
     stale = sum(run.state == "stale" for run in study.runs)
     if not stale:
         return []
-    return [f"{stale} of {len(study.runs)} runs are stale: the code has changed since they were trained."]
+    sentences = [f"{stale} of {len(study.runs)} runs are stale: the code has changed since they were trained."]
+    again: dict[str, list[str]] = {}
+    for run in study.runs:
+        if run.again:
+            commit = run.again.get("commit", "")[:7]
+            code = f"the code of commit {commit}" if commit.isalnum() else "later code"
+            again.setdefault(code, []).append(f"{run.row}, seed {run.seed}")
+    for code, runs in again.items():
+        sentences.append(f"Trained again with {code}, these gave equal weights, bit for bit: {'; '.join(runs)}.")
+    return sentences
 
 
 def _set_aside(study: StudyRecords) -> list[str]:

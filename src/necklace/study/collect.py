@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from necklace.code_version import version_digest
 from necklace.guard.private import scrubbed
 from necklace.identity import check_identity, hash_of_name
 from necklace.study.excerpts import read_curve, read_knockout, read_pictures, read_thumbnails
@@ -138,11 +139,19 @@ def _collected(planned: PlannedRun, found: RunStatus, kept: Kept, illustrate: bo
     if known is not None and (fresh or found.state != "stale"):
         state = "done" if fresh else known.state if known.record is None else "stale"
         thumbnails = known.thumbnails if illustrate else {}
-        own = {"row": planned.row, "seed": planned.seed, "choice": planned.choice}
+        own = {"row": planned.row, "seed": planned.seed, "choice": planned.choice, "again": _again(planned, state, kept)}
         return replace(known, **own, state=state, thumbnails=thumbnails)
     name = found.folder.path.name
     run = StudyRun(planned.row, planned.seed, planned.choice, name, found.state, scrubbed(found.failure), found.record)
+    run = replace(run, again=_again(planned, found.state, kept))
     return run if found.record is None else or_aside(run, lambda: _with_files(run, planned, found, kept, illustrate))
+
+
+def _again(planned: PlannedRun, state: str, kept: Kept) -> dict[str, str]:
+    """What `--reproduce` found of a stale run with the code that would train it now."""
+    known = kept.listed.get(planned.spec.hash)
+    found = known.again if known and state == "stale" else {}
+    return found if found.get("code") == version_digest(planned.spec.code) else {}
 
 
 def _with_files(run: StudyRun, planned: PlannedRun, found: RunStatus, kept: Kept, illustrate: bool) -> StudyRun:

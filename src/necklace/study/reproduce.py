@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from necklace.code_version import code_version, version_digest
 from necklace.guard.interpolations import check_resolved
 from necklace.guard.plain_yaml import parsed_yaml
 from necklace.guard.private import with_home
@@ -17,7 +18,9 @@ from necklace.identity import check_identity
 from necklace.record import Record
 from necklace.run.runner import run
 from necklace.spec import run_spec
-from necklace.study.store import StudyRecords
+from necklace.study.store import StudyRecords, StudyRun
+
+OTHER_CODE = "another code"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Repetition:
         same_weights: Whether they are equal.
         difference: The largest difference of a metric, or of the study's metric where equal weights were not due.
         holds: Whether the record is confirmed.
+        record: What the training gave.
     """
 
     name: str
@@ -37,6 +41,7 @@ class Repetition:
     same_weights: bool
     difference: float
     holds: bool
+    record: Record
 
 
 def reproduce(
@@ -103,7 +108,31 @@ def _again(record: Record, scratch: Path, moved: dict[str, str], study: StudyRec
     difference = max(abs(record.metrics[name] - again.metrics[name]) for name in names)
     same = again.weights_hash == record.weights_hash
     holds = difference <= study.info.tolerance if why else same and difference == 0
-    return Repetition(record.name, why, same, difference, holds)
+    return Repetition(record.name, why, same, difference, holds, again)
+
+
+def with_repetitions(study: StudyRecords, repetitions: Sequence[Repetition]) -> StudyRecords:
+    """The study with what repetitions say of runs that other code trained: today's gives them equal weights, bit for bit.
+
+    What was found earlier with code that is not today's is left out. Without such repetitions the study is as it was.
+    """
+    equal = {each.name: each.record for each in repetitions if each.why_not_bitwise == OTHER_CODE and each.same_weights}
+    if not equal:
+        return study
+
+    def told(run: StudyRun) -> StudyRun:
+        if run.record is None:
+            return run
+        today = code_version(run.record.config)
+        if run.record.code == today:
+            return replace(run, state="done", again={})
+        code, again = version_digest(today), equal.get(run.record.name)
+        if again is None:
+            return replace(run, state="stale", again=run.again if run.again.get("code") == code else {})
+        known = again.git is not None and not again.git["dirty"]
+        return replace(run, state="stale", again={"code": code, "commit": again.git["sha"] if again.git and known else ""})
+
+    return replace(study, runs=tuple(map(told, study.runs)))
 
 
 def _config_of(record: Record) -> dict[str, Any]:
@@ -124,5 +153,5 @@ def _why_not_bitwise(record: Record, again: Record) -> str | None:
     """Why another training of the run may come out a little different."""
     for what in ("code", "device", "versions"):
         if getattr(record, what) != getattr(again, what):
-            return f"another {what}" if what != "versions" else "other versions"
+            return OTHER_CODE if what == "code" else f"another {what}" if what != "versions" else "other versions"
     return None if record.config["trainer"].get("deterministic") else "trainer.deterministic is off"

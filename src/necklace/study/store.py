@@ -47,6 +47,8 @@ class StudyRun:
         knockout: As in its knockout.json; empty if nobody asked for it.
         thumbnails: Name of a picture to a small PNG, of the first run of a row that has pictures.
         evidence: The file that the record's evidence names, in the run's folder or in `records/`; None where it names none.
+        again: Of a stale run that was trained again with other code and gave equal weights: `code`, the digest of that code,
+            and `commit`, empty where it is not known. Empty for all others.
     """
 
     row: str
@@ -61,6 +63,7 @@ class StudyRun:
     knockout: dict[str, Any] = field(default_factory=dict)
     thumbnails: dict[str, bytes] = field(default_factory=dict)
     evidence: Path | None = None
+    again: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ class _Entry:
     name: str
     state: str
     failure: str | None
+    again: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,7 @@ def write_records(study: StudyRecords, folder: Path) -> list[str]:
     wanted = {"study.json", FILE, *(["costs.json"] if study.costs else [])}
     for run in study.runs:
         runs.append({name: getattr(run, name) for name in ("row", "seed", "choice", "name", "state", "failure")})
+        runs[-1] |= {"again": run.again} if run.again else {}
         if run.record:
             wanted.add(f"{run.name}.json")
             parts = {"record": asdict(run.record), "curve": run.curve, "pictures": run.pictures}

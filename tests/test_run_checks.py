@@ -1,5 +1,7 @@
 """The premises of the diagnostic: where a head reads, and whether it can join by itself."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from necklace.build import datamodule_of, model_of
 from necklace.data.datamodule import DataModule
 from necklace.heads import Corner, Flatten, Gap, Pyramid
 from necklace.model import Model
-from necklace.run.checks import check_read_out, premise_note
+from necklace.run.checks import check_head, check_read_out, premise_note
 from tests.conftest import spec_of
 
 CONTEXT = ["data=context", "data.source.train=64", "data.source.test=16", "data.cache=null", "backbone.width=4", "data.size=48"]
@@ -42,6 +44,15 @@ def test_a_head_that_is_not_linear_is_named() -> None:
         assert note is None or "not linear" in note
         assert head.training
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("option", "value"), [("mirror", True), ("shift", 2)])
+def test_boxes_in_other_views_are_not_averaged(option: str, value: object) -> None:
+    dense, task = SimpleNamespace(dense=True, mirror=False, shift=0), SimpleNamespace(dense=True)
+    check_head(dense, task)  # pyright: ignore[reportArgumentType]
+    setattr(dense, option, value)
+    with pytest.raises(ValueError, match=rf"{option}={str(value).lower()}: boxes in \w+ images are not averaged"):
+        check_head(dense, task)  # pyright: ignore[reportArgumentType]
 
 
 def test_transport_is_read_in_its_corner() -> None:

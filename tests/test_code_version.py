@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from necklace.code_version import changed_modules, code_version, version_digest
+from necklace.code_version import changed_modules, code_version, git_state, version_digest
 
 SOURCE = Path(__file__).parents[1] / "src"
 NECK = '''"""A neck."""
@@ -141,3 +141,23 @@ def test_the_entry_brings_what_every_run_needs_and_no_neck() -> None:
     assert {"necklace.run.fit", "necklace.data.datamodule", "necklace.seeding", "necklace.run.history"} <= base.keys()
     for room in ("necks", "results", "study", "launcher", "tracking", "cli"):
         assert not [name for name in base if name.startswith(f"necklace.{room}.") and name != "necklace.necks.focal_parts"]
+
+
+@pytest.mark.parametrize(
+    ("path", "dirty"), [("src/necklace/x.py", True), ("configs/a.yaml", True), ("experiments/a/x.json", False)]
+)
+def test_what_studies_write_does_not_make_the_code_uncommitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, dirty: bool
+) -> None:
+    files = [tmp_path / "src" / "necklace" / "code_version.py", tmp_path / path]
+    files[1].parent.mkdir(parents=True)
+    files[0].parent.mkdir(parents=True, exist_ok=True)
+    files[0].write_text("")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr("necklace.code_version.__file__", str(files[0]))
+    states = [git_state.__wrapped__()]
+    files[1].write_text("new")
+    states.append(git_state.__wrapped__())
+    assert [state["dirty"] for state in states if state] == [False, dirty]

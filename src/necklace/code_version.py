@@ -19,6 +19,8 @@ from necklace.source_code import PACKAGE, add_module, add_target
 ENTRY = f"{PACKAGE}.run.fit"
 # Config groups whose classes watch a run and do not train it.
 WATCHING = ("logger", "callbacks")
+# Folders of a checkout in which no code lies that a run trains with.
+_WRITTEN = (":(exclude)experiments", ":(exclude)outputs")
 
 
 def code_version(config: dict[str, Any]) -> dict[str, str]:
@@ -67,11 +69,14 @@ def _targets(node: Any) -> Iterator[str]:
 
 @cache
 def git_state() -> dict[str, Any] | None:
-    """Commit of the code, its day and dirty flag, or None where it is not from a checkout; asked once, when code is loaded."""
+    """Commit of the code, its day and dirty flag, or None where it is not from a checkout; asked once, when code is loaded.
+
+    What studies and runs write does not make it dirty: a study writes its rules before its first run begins.
+    """
     try:
         _git("ls-files", "--error-unmatch", str(Path(__file__).resolve()))  # or it is installed within another's checkout
         sha, day = _git("show", "-s", "--format=%H %cs", "HEAD").split()
-        return {"sha": sha, "dirty": bool(_git("status", "--porcelain").strip()), "date": day}
+        return {"sha": sha, "dirty": bool(_git("status", "--porcelain", "--", ".", *_WRITTEN).strip()), "date": day}
     except (OSError, subprocess.CalledProcessError):
         return None
 

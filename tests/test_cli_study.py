@@ -277,7 +277,7 @@ def test_what_other_code_has_trained_is_stale_and_trained_again_when_asked_to(tm
     repeated = ablate(folder, "--reproduce", "3", user=user).finish()
     assert repeated.returncode == 0, repeated.stdout
     assert "2 of 3 runs are stale" in table.read_text()
-    (told,) = (line for line in table.read_text().splitlines() if "these gave equal weights, bit for bit: " in line)
+    (told,) = (line for line in table.read_text().splitlines() if ": equal weights, bit for bit (" in line)
     assert told.count("deadly") == told.count("seed 0") == 2
     verified = ablate(folder, "--verify", user=user).finish()
     assert verified.returncode == 0, verified.stdout

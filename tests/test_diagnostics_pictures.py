@@ -228,6 +228,8 @@ def test_contributions_are_the_norms_of_gated_contexts(model: Model) -> None:
             assert torch.allclose(found.modulators[place], (modulator**2).sum(1).sqrt()[0], atol=1e-5)
     assert found.shares == pytest.approx((totals / totals.sum()).tolist(), rel=1e-5)
     assert len(found.gates) == len(found.modulators) == 2
+    model.mirror, model.shift = True, 2  # the pictures are of the images themselves
+    assert layer_maps(model, images, [0, 2])["neck"].shares == found.shares
 
 
 def test_gates_set_by_hand_are_shown_as_set(model: Model) -> None:

@@ -65,6 +65,19 @@ def test_torchscript_gives_the_models_logits_at_any_size(loaded: LoadedRun, recw
             assert torch.allclose(module(images), loaded.model(images), atol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["torchscript", "onnx"])
+def test_views_that_evaluation_averages_are_in_the_file(loaded: LoadedRun, form: str) -> None:
+    model = loaded.model
+    model.head = Pyramid(model.neck.out_channels, len(loaded.classes), bins=(1, 2)).eval()  # pyright: ignore[reportArgumentType]
+    with torch.no_grad():
+        alone = model(images := torch.randn(2, 3, 24, 24))
+        model.mirror, model.shift = True, 1
+        assert not torch.allclose(model(images), alone, atol=1e-3)
+    assert "checked on" in export_run(loaded, form)[-1]  # against the model that averages
+    (about,) = (json.loads(path.read_text()) for path in loaded.folder.glob("model*.json"))
+    assert about["views"] == {"mirror": True, "shift": 1}
+
+
 def described_input(about: dict[str, Any], pixels: Tensor) -> Tensor:
     """The model's input by FILE.json alone: pixels uint8 [h, w, 3] to [1, 3, H, W]."""
     size, (height, width) = about["preprocessing"]["size"], pixels.shape[:2]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from necklace.results.analysis import analyse
-from necklace.results.comparability import NotComparable, changed_code, check_comparable, differences
+from necklace.results.comparability import NotComparable, changed_code, check_comparable, differences, equal_rows
 from necklace.study.store import StudyRun
 from tests.conftest import synthetic_record
 from tests.synthetic import ROWS, SEEDS, by_name, synthetic_run, synthetic_runs, synthetic_study
@@ -30,13 +30,29 @@ def test_a_users_own_neck_has_code_of_its_own_and_old_code_shows() -> None:
 
 def test_stale_runs_that_were_trained_again_with_equal_weights_are_named() -> None:
     runs = [with_code(run, {"necklace.run.fit": "old"}) for run in synthetic_runs()]
-    for at, commit in ((0, "0123456789abcdef"), (4, "0123456789abcdef"), (5, "<b>")):
-        runs[at] = replace(runs[at], again={"code": "digest", "commit": commit})
+    for at, commit, equal in ((0, "0123456789", "yes"), (4, "0123456789", "yes"), (6, "0123456789", "no"), (5, "<b>", "yes")):
+        runs[at] = replace(runs[at], again={"code": "digest", "commit": commit, "equal": equal})
+    runs[7] = replace(runs[7], state="done", again={"code": "digest", "commit": "", "equal": "yes"})  # not what we write
     notes = analyse(synthetic_study(runs)).notes
     words = [f"{run.row}, seed {run.seed}" for run in runs]
-    equal = "these gave equal weights, bit for bit"
-    assert f"Trained again with the code of commit 0123456, {equal}: {words[0]}; {words[4]}." in notes
-    assert f"Trained again with later code, {equal}: {words[5]}." in notes
+    both = f"equal weights, bit for bit ({words[0]}; {words[4]}), other weights or metrics ({words[6]})"
+    assert f"Trained again with the code of commit 0123456: {both}." in notes
+    assert f"Trained again with other code: equal weights, bit for bit ({words[5]})." in notes
+    assert not any(words[7] in note for note in notes if "again" in note)
+
+
+def test_rows_that_are_evaluated_in_other_views_may_end_in_equal_weights() -> None:
+    def found(shifts: dict[str, int]) -> dict[str, bool]:
+        runs = []
+        for row, shift in shifts.items():
+            for seed in SEEDS:
+                run = synthetic_run(row, seed, weights_hash=f"of {seed}")
+                views = {name: getattr(run.record, name) | {"shift": shift} for name in ("config", "identity")}
+                runs.append(replace(run, record=replace(run.record, **views)))
+        return equal_rows(synthetic_study(runs, rows=tuple(shifts), same=None))
+
+    assert found({"none": 0, "spp": 1}) == {}
+    assert found({"none": 1, "spp": 1})
 
 
 def with_code(run: StudyRun, code: dict[str, str]) -> StudyRun:

@@ -70,9 +70,13 @@ def test_what_was_found_with_todays_code_stays_and_what_was_found_with_other_cod
     plan, folder = plan_of(tmp_path), tmp_path / "experiments" / "tiny"
     for index in range(len(plan.runs)):
         finish(plan, index, plan.root, **({"code": {"necklace.run.fit": "old"}} if index < 2 else {}))
-    today = {"code": version_digest(plan.runs[0].spec.code), "commit": "0f25db1"}
     runs = list(collect(plan, StatusReader(plan), Kept(folder)))
-    runs[:3] = [replace(run, again=again) for run, again in zip(runs, (today, {"code": "earlier"}, today), strict=False)]
+    codes = [version_digest(run.spec.code) for run in plan.runs]
+    today, other, unasked = (
+        {"code": code, "commit": "0f25db1", "weights": weights, "equal": "yes"}
+        for code, weights in ((codes[0], runs[0].record.weights_hash), (codes[1], "another's"), (codes[2], ""))
+    )
+    runs[:3] = [replace(run, again=again) for run, again in zip(runs, (today, other, unasked), strict=False)]
     write_records(StudyRecords(plan.info((), ()), tuple(runs), {}), folder)
     expected = [today, {}, *[{}] * (len(plan.runs) - 2)]
     assert [run.again for run in collect(plan, StatusReader(plan), Kept(folder))] == expected

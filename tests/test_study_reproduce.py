@@ -36,22 +36,29 @@ def test_runs_are_trained_again_bitwise(train_run: Callable, tmp_path: Path) -> 
         claimed = StudyRecords(replace(made.info, tolerance=tolerance), (replace(runs[0], record=record),), {})
         (repetition,) = reproduce(claimed, 1, tmp_path / f"{tolerance}{holds}{record is there}", [], np.random.default_rng(0))
         assert repetition.holds is holds
-    older = replace(runs[0], record=replace(runs[0].record, code={"older": "0"}))
+    older = replace(runs[0], record=replace(runs[0].record, code={"necklace.run.fit": "0"}))
     old = StudyRecords(replace(made.info, tolerance=0.0), (older,), {})
     (repetition,) = reproduce(old, 1, tmp_path / "code", [], np.random.default_rng(0))
     assert (repetition.why_not_bitwise, repetition.holds, repetition.same_weights) == ("another code", True, True)
     (told,) = with_repetitions(old, [repetition]).runs
-    assert (told.state, told.again["code"]) == ("stale", version_digest(record_code := runs[0].record.code))
-    assert code_version(runs[0].record.config) == record_code
+    assert code_version(runs[0].record.config) == runs[0].record.code
+    of_today = {"code": version_digest(runs[0].record.code), "weights": older.record.weights_hash}
+    commit = told.again["commit"]
+    assert (told.state, told.again) == ("stale", {**of_today, "commit": commit, "equal": "yes"})
     before = replace(older, state="stale", again={"code": "that of another day"})
     other = replace(repetition, name="another run")
     assert [run.again for run in with_repetitions(replace(old, runs=(before,)), [other]).runs] == [{}]
-    assert with_repetitions(old, [replace(repetition, same_weights=False)]) is old
+    differs = replace(repetition, equal=False)
+    assert [run.again["equal"] for run in with_repetitions(replace(old, runs=(told,)), [differs]).runs] == ["no"]
+    far = replace(differs, record=replace(differs.record, device={**differs.record.device, "name": "another"}))
+    assert [run.again for run in with_repetitions(replace(old, runs=(told,)), [far]).runs] == [{}]
+    mine = replace(older, record=replace(older.record, code={"my_neck": "0"}))
+    assert with_repetitions(replace(old, runs=(mine,)), [repetition]).runs == (mine,)  # its module is not here
     assert with_repetitions(made, [replace(repetition, why_not_bitwise="another device")]) is made
     with pytest.raises(ValueError, match=r"data\.KEY=VALUE only"):
         reproduce(made, 1, tmp_path, ["hydra.launcher.slots=1"], np.random.default_rng(0))
     with pytest.raises(ValueError, match="data has no such option"):
-        reproduce(made, 1, tmp_path, ["data.rot=x"], np.random.default_rng(0))
+        list(reproduce(made, 1, tmp_path, ["data.rot=x"], np.random.default_rng(0)))
     two = replace(made, runs=(replace(runs[0], record=replace(runs[0].record, world_size=2)),))
     with pytest.raises(ValueError, match="2 processes trained it"):
         reproduce(two, 1, tmp_path, [], np.random.default_rng(0))

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from necklace.cli.deferred import defer_scipy_signal
-from necklace.cli.stopping import at_once, ending_quickly, stoppable
+from necklace.cli.stopping import ENDED, STOPPED, at_once, ending_quickly, stoppable
 from necklace.study.overrides import override, row_overrides
 from necklace.study.study_file import (
     EXPERIMENTS,
@@ -28,7 +28,7 @@ from necklace.study.study_file import (
 VERBS = ("run", "plan", "table", "verify", "reproduce", "sync")
 # Seeds up to which --until-decided goes unless told otherwise, and the most that it may be told.
 MAX_SEEDS, MOST_SEEDS = 40, 1000
-# These read records/ alone.
+# These need records/ alone.
 OF_RECORDS = ("verify", "reproduce", "metric")
 
 
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         with at_once():
             from necklace.cli.study import carry_out
 
-        with stoppable(), ending_quickly():
+        with stoppable(ENDED if parsed.verb in OF_RECORDS else STOPPED), ending_quickly():
             sys.exit(carry_out(parsed))
     except EXPECTED as error:
         sys.exit(error_line(error))
@@ -176,7 +176,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--allow", action="append", default=[], metavar="FIELD", help="let a field differ; printed below the table"
     )
     instead.add_argument("--verify", action="store_true", help="derive everything committed from records/ and compare")
-    instead.add_argument("--reproduce", type=int, metavar="K", help="train K random runs again and compare with their records")
+    again = "train K random runs again and compare with their records; what is found of stale ones is noted in the table"
+    instead.add_argument("--reproduce", type=int, metavar="K", help=again)
     instead.add_argument("--wandb-sync", action="store_true", help="upload the runs that W&B does not have yet; train nothing")
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="more configs, such as a neck of yours")
     parser.add_argument(

@@ -249,21 +249,26 @@ def _reproduce(study: StudyRecords, folder: Path, given: argparse.Namespace, con
 
     trust = [*given.trust, *([given.config_dir] if given.config_dir else [])]
 
+    repetitions = []
     with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
-        repetitions = reproduce(study, given.reproduce, Path(scratch), given.overrides, np.random.default_rng(), trust)
-    for again in repetitions:
-        due = (
-            "bitwise"
-            if not again.why_not_bitwise
-            else f"within {study.info.tolerance} of {study.info.metric} ({again.why_not_bitwise})"
-        )
-        weights = "equal weights" if again.same_weights else "other weights"
-        verdict = "holds" if again.holds else "DOES NOT HOLD"
-        console.print(f"{again.name}: {verdict}, {due}: {weights}, largest difference {again.difference:.3g}")
-    told = with_repetitions(study, repetitions)
-    if told.runs != study.runs:  # stale runs of which today's code gives the same: the table says so
-        write_study(told, analyse(told), folder)
-        console.print(f"{folder}: a note of it is in the table")
+        for again in reproduce(study, given.reproduce, Path(scratch), given.overrides, np.random.default_rng(), trust):
+            due = (
+                "bitwise"
+                if not again.why_not_bitwise
+                else f"within {study.info.tolerance} of {study.info.metric} ({again.why_not_bitwise})"
+            )
+            weights = "equal weights" if again.same_weights else "other weights"
+            verdict = "holds" if again.holds else "DOES NOT HOLD"
+            console.print(f"{again.name}: {verdict}, {due}: {weights}, largest difference {again.difference:.3g}")
+            repetitions.append(again)
+    now = read_records(folder)  # which may have changed meanwhile
+    told = with_repetitions(now, repetitions)
+    if told.runs != now.runs:
+        if aside := [run.name for run in now.runs if run.state == "damaged"]:
+            console.print(f"{folder}: no note of it is in the table, since {aside[0]} is damaged")
+        else:
+            _print_retired(write_study(told, analyse(told), folder)[1], folder, console)
+            console.print(f"{folder}: a note of it is in the table")
     return 0 if all(again.holds for again in repetitions) else 1
 
 

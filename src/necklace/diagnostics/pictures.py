@@ -150,7 +150,8 @@ def layer_maps(model: Model, images: Sequence[Tensor], shown: Sequence[int]) -> 
     try:
         with torch.inference_mode():
             for number, image in enumerate(images if layers else []):
-                model(image)
+                # The image alone, and none of its other views.
+                model.head(model.maps(image) if model.dense else model.neck(model.backbone(image)))
                 for name, layer in layers.items():
                     parts = focal_parts(layer, inputs[name])
                     for level, context in enumerate(parts.contexts):

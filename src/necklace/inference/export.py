@@ -133,6 +133,7 @@ def _about(run: LoadedRun, form: str, size: tuple[int, int] | None) -> dict[str,
         "weights_hash": record.weights_hash,
         "commit": None if record.git is None else record.git["sha"],
         "uncommitted_changes": None if record.git is None else record.git["dirty"],
+        "views": {"mirror": run.model.mirror, "shift": run.model.shift},
         "metrics": record.metrics,
         "model": {name: record.config[name] for name in ("backbone", "neck", "head")},
     }

@@ -114,8 +114,11 @@ def missing_packages(form: str) -> list[str]:
 
 def _for_onnx(model: Model) -> nn.Module:
     """The model with what ONNX has no operator for put in other words."""
-    head = model.head
-    return Model(model.backbone, model.neck, _MaskedPyramid(head)).eval() if isinstance(head, Pyramid) else model
+    if not isinstance(model.head, Pyramid):
+        return model
+    other = Model(model.backbone, model.neck, _MaskedPyramid(model.head)).eval()
+    other.mirror, other.shift = model.mirror, model.shift
+    return other
 
 
 class _MaskedPyramid(nn.Module):

@@ -62,7 +62,7 @@ def check_comparable(study: StudyRecords) -> list[str]:
 
 
 # What decides how a run is evaluated, and not how it is trained: rows may differ in it alone, and share their weights.
-EVALUATION = ("data.eval_sizes", "data.sizes.eval_size", "data.test_images", "data.digest.test")
+EVALUATION = ("mirror", "shift", "data.eval_sizes", "data.sizes.eval_size", "data.test_images", "data.digest.test")
 
 
 def equal_rows(study: StudyRecords) -> dict[str, bool]:

@@ -258,14 +258,20 @@ def _stale(study: StudyRecords) -> list[str]:
     if not stale:
         return []
     sentences = [f"{stale} of {len(study.runs)} runs are stale: the code has changed since they were trained."]
-    again: dict[str, list[str]] = {}
+    again: dict[str, dict[bool, list[str]]] = {}
     for run in study.runs:
-        if run.again:
+        if run.state == "stale" and run.again:
             commit = run.again.get("commit", "")[:7]
-            code = f"the code of commit {commit}" if commit.isalnum() else "later code"
-            again.setdefault(code, []).append(f"{run.row}, seed {run.seed}")
-    for code, runs in again.items():
-        sentences.append(f"Trained again with {code}, these gave equal weights, bit for bit: {'; '.join(runs)}.")
+            code = f"the code of commit {commit}" if commit.isalnum() else "other code"
+            outcomes = again.setdefault(code, {True: [], False: []})
+            outcomes[run.again.get("equal") == "yes"].append(f"{run.row}, seed {run.seed}")
+    for code, outcomes in again.items():
+        said = [
+            f"{words} ({'; '.join(outcomes[equal])})"
+            for equal, words in ((True, "equal weights, bit for bit"), (False, "other weights or metrics"))
+            if outcomes[equal]
+        ]
+        sentences.append(f"Trained again with {code}: {', '.join(said)}.")
     return sentences
 
 

@@ -118,6 +118,12 @@ def _batch(record: Record) -> str:
     return f"{size} images" if size else ""
 
 
+def _evaluation(record: Record) -> str:
+    mirror, shift = record.config.get("mirror"), record.config.get("shift")
+    views = [*(["mirrored images"] if mirror else []), *([f"images shifted by {short(shift)} px"] if shift else [])]
+    return f"averages the logits of {' and of '.join(views)} as well" if views else ""
+
+
 def _precision(record: Record) -> str:
     return short(at(record.config, "trainer", "precision"))
 
@@ -133,6 +139,7 @@ _TELL: dict[str, Callable[[Record], str]] = {
     "optimizer": _optimizer,
     "learning rate's schedule": _schedule,
     "precision": _precision,
+    "evaluation": _evaluation,
 }
 
 

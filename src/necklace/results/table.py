@@ -140,8 +140,15 @@ def _caption(results: Results) -> str:
         f"{_meaning_of_verdicts(results)}P(better): share of the seeds; effect: mean over standard deviation of the "
         "differences, corrected for small n; 95 % images: the interval for these weights, over test images, without "
         f"correction. {control}Costs are for one image; "
-        "latency at batch 1; speeds in the precision of the training; peak memory of a process that trains."
+        f"latency at batch 1{_of_views(results)}; speeds in the precision of the training; "
+        "peak memory of a process that trains."
     )
+
+
+def _of_views(results: Results) -> str:
+    """What latency is of, where evaluation averages views of an image."""
+    configs = [run.record.config for row in results.rows for run in row.runs if run.record]
+    return ", of all views that evaluation averages" if any(one.get("mirror") or one.get("shift") for one in configs) else ""
 
 
 def _meaning_of_verdicts(results: Results) -> str:

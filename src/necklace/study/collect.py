@@ -139,19 +139,21 @@ def _collected(planned: PlannedRun, found: RunStatus, kept: Kept, illustrate: bo
     if known is not None and (fresh or found.state != "stale"):
         state = "done" if fresh else known.state if known.record is None else "stale"
         thumbnails = known.thumbnails if illustrate else {}
-        own = {"row": planned.row, "seed": planned.seed, "choice": planned.choice, "again": _again(planned, state, kept)}
-        return replace(known, **own, state=state, thumbnails=thumbnails)
+        own = {"row": planned.row, "seed": planned.seed, "choice": planned.choice}
+        return _repeated(replace(known, **own, state=state, thumbnails=thumbnails), planned, kept)
     name = found.folder.path.name
     run = StudyRun(planned.row, planned.seed, planned.choice, name, found.state, scrubbed(found.failure), found.record)
-    run = replace(run, again=_again(planned, found.state, kept))
-    return run if found.record is None else or_aside(run, lambda: _with_files(run, planned, found, kept, illustrate))
+    if found.record is None:
+        return run
+    return _repeated(or_aside(run, lambda: _with_files(run, planned, found, kept, illustrate)), planned, kept)
 
 
-def _again(planned: PlannedRun, state: str, kept: Kept) -> dict[str, str]:
-    """What `--reproduce` found of a stale run with the code that would train it now."""
-    known = kept.listed.get(planned.spec.hash)
-    found = known.again if known and state == "stale" else {}
-    return found if found.get("code") == version_digest(planned.spec.code) else {}
+def _repeated(run: StudyRun, planned: PlannedRun, kept: Kept) -> StudyRun:
+    """A run with what `--reproduce` found of its record with the code that would train it now."""
+    listed, now = kept.listed.get(planned.spec.hash), version_digest(planned.spec.code)
+    again = listed.again if listed and run.state == "stale" else {}
+    mine = run.record is not None and (again.get("code"), again.get("weights")) == (now, run.record.weights_hash)
+    return replace(run, again=again if mine else {})
 
 
 def _with_files(run: StudyRun, planned: PlannedRun, found: RunStatus, kept: Kept, illustrate: bool) -> StudyRun:

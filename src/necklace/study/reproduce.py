@@ -1,7 +1,7 @@
 """Train some of a study's runs again and compare them with their records."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from necklace.guard.targets import check_training_targets
 from necklace.identity import check_identity
 from necklace.record import Record
 from necklace.run.runner import run
+from necklace.source_code import PACKAGE
 from necklace.spec import run_spec
 from necklace.study.store import StudyRecords, StudyRun
 
@@ -33,6 +34,7 @@ class Repetition:
         same_weights: Whether they are equal.
         difference: The largest difference of a metric, or of the study's metric where equal weights were not due.
         holds: Whether the record is confirmed.
+        equal: Whether weights and all metrics that both records have are equal.
         record: What the training gave.
     """
 
@@ -41,6 +43,7 @@ class Repetition:
     same_weights: bool
     difference: float
     holds: bool
+    equal: bool
     record: Record
 
 
@@ -51,7 +54,7 @@ def reproduce(
     overrides: Sequence[str],
     generator: np.random.Generator,
     trust: Sequence[Path] = (),
-) -> list[Repetition]:
+) -> Iterator[Repetition]:
     """Train random runs of a study again and compare with their records.
 
     Args:
@@ -61,6 +64,9 @@ def reproduce(
         overrides: `data.KEY=VALUE` that differ here, such as `data.root=DIR`.
         generator: Chooses the runs.
         trust: Folders whose Python files may run.
+
+    Returns:
+        The runs, each trained when it is asked for.
 
     Raises:
         ValueError: There is no finished run, more are asked for than there are, an override is of another kind, a run was
@@ -83,7 +89,7 @@ def reproduce(
         config = _config_of(record)
         check_resolved(config)
         check_training_targets(config, trust)
-    return [_again(record, scratch, moved, study) for record in chosen]
+    return (_again(record, scratch, moved, study) for record in chosen)
 
 
 def _again(record: Record, scratch: Path, moved: dict[str, str], study: StudyRecords) -> Repetition:
@@ -108,31 +114,48 @@ def _again(record: Record, scratch: Path, moved: dict[str, str], study: StudyRec
     difference = max(abs(record.metrics[name] - again.metrics[name]) for name in names)
     same = again.weights_hash == record.weights_hash
     holds = difference <= study.info.tolerance if why else same and difference == 0
-    return Repetition(record.name, why, same, difference, holds, again)
+    both = record.metrics.keys() & again.metrics.keys()
+    equal = same and all(record.metrics[name] == again.metrics[name] for name in both)
+    return Repetition(record.name, why, same, difference, holds, equal, again)
 
 
 def with_repetitions(study: StudyRecords, repetitions: Sequence[Repetition]) -> StudyRecords:
-    """The study with what repetitions say of runs that other code trained: today's gives them equal weights, bit for bit.
+    """The study with what repetitions say of runs that other code trained: whether today's gives equal weights, bit for bit.
 
-    What was found earlier with code that is not today's is left out. Without such repetitions the study is as it was.
+    What was found earlier with code that is not today's is left out, and runs of code that is not there are left as they are.
+    Other weights on another device, or with other versions, say nothing. Without such repetitions the study is as it was.
     """
-    equal = {each.name: each.record for each in repetitions if each.why_not_bitwise == OTHER_CODE and each.same_weights}
-    if not equal:
-        return study
+    repeated = {each.name: each for each in repetitions if each.why_not_bitwise == OTHER_CODE}
+    return replace(study, runs=tuple(_told(run, repeated) for run in study.runs)) if repeated else study
 
-    def told(run: StudyRun) -> StudyRun:
-        if run.record is None:
-            return run
-        today = code_version(run.record.config)
-        if run.record.code == today:
-            return replace(run, state="done", again={})
-        code, again = version_digest(today), equal.get(run.record.name)
-        if again is None:
-            return replace(run, state="stale", again=run.again if run.again.get("code") == code else {})
-        known = again.git is not None and not again.git["dirty"]
-        return replace(run, state="stale", again={"code": code, "commit": again.git["sha"] if again.git and known else ""})
 
-    return replace(study, runs=tuple(map(told, study.runs)))
+def _told(run: StudyRun, repeated: Mapping[str, Repetition]) -> StudyRun:
+    """A run with what a repetition of it says."""
+    record = run.record
+    today = _code_of(record) if record else None
+    if record is None or today is None:
+        return run
+    if record.code == today:
+        return replace(run, state="done", again={})
+    code, each = version_digest(today), repeated.get(record.name)
+    if each is None:
+        return replace(run, state="stale", again=run.again if run.again.get("code") == code else {})
+    if not each.equal and (each.record.device, each.record.versions) != (record.device, record.versions):
+        return replace(run, state="stale", again={})
+    git = each.record.git
+    commit = git["sha"] if git and not git["dirty"] else ""
+    again = {"code": code, "commit": commit, "weights": record.weights_hash, "equal": "yes" if each.equal else "no"}
+    return replace(run, state="stale", again=again)
+
+
+def _code_of(record: Record) -> dict[str, str] | None:
+    """The code that would train a run today; None where a module of the user's is not to be found, or cannot be read."""
+    try:
+        today = code_version(record.config)
+    except SyntaxError:
+        return None
+    lost = [name for name in record.code.keys() - today.keys() if name.partition(".")[0] != PACKAGE]
+    return None if lost else today
 
 
 def _config_of(record: Record) -> dict[str, Any]:

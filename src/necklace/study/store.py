@@ -47,8 +47,8 @@ class StudyRun:
         knockout: As in its knockout.json; empty if nobody asked for it.
         thumbnails: Name of a picture to a small PNG, of the first run of a row that has pictures.
         evidence: The file that the record's evidence names, in the run's folder or in `records/`; None where it names none.
-        again: Of a stale run that was trained again with other code and gave equal weights: `code`, the digest of that code,
-            and `commit`, empty where it is not known. Empty for all others.
+        again: Of a stale run that was trained again with other code: the digest of that `code`, its `commit`, empty where it
+            is not known, the `weights` that were compared, and whether it gave `equal` ones, `yes` or `no`. Empty for others.
     """
 
     row: str
@@ -251,7 +251,7 @@ def or_aside(run: StudyRun, read: Callable[[], StudyRun]) -> StudyRun:
     try:
         return read()
     except (ValueError, OSError) as error:
-        return replace(run, state="damaged", failure=" ".join(str(error).split()), record=None)
+        return replace(run, state="damaged", failure=" ".join(str(error).split()), record=None, again={})
 
 
 def _filled(run: StudyRun, path: Path) -> StudyRun:

@@ -49,8 +49,9 @@ export SCRATCH
 
 step tests 100 python3 -m pytest -q -p no:cacheprovider -p no:benchmark -n 4 -m gpu tests/test_on_gpu.py
 step study 220 bash -c study
-step necks 60 python3 -m necklace.cli.main bench necks --device cuda --rounds 5 --out "$OUT"
-cp "$SCRATCH"/experiments/gpu_fast/{table.md,runs.csv} "$OUT"/ 2>/dev/null
+step necks 60 python3 -m necklace.cli.main bench necks --device cuda --rounds 5 --out "$OUT/necks"
+mkdir -p "$OUT/study"
+cp "$SCRATCH"/experiments/gpu_fast/{study.yaml,table.md,runs.csv} "$OUT/study"/ 2>/dev/null
 
 python3 - "$OUT" "$SCRATCH/steps" "$STARTED" <<'PYTHON'
 import csv, json, statistics, sys, time
@@ -69,8 +70,8 @@ found = {
 }
 lines = (out / "tests.log").read_text().splitlines()
 found["tests"] = lines[-1] if lines else ""
-if (out / "runs.csv").exists():
-    runs = [row for row in csv.DictReader((out / "runs.csv").open()) if row["state"] == "done"]
+if (out / "study" / "runs.csv").exists():
+    runs = [row for row in csv.DictReader((out / "study" / "runs.csv").open()) if row["state"] == "done"]
     by_row = {row["row"]: [float(each["test/acc"]) for each in runs if each["row"] == row["row"]] for row in runs}
     found["study"] = {
         "runs": len(runs),

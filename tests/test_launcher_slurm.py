@@ -129,8 +129,10 @@ def test_a_job_that_was_to_measure_costs_and_is_lost_costs_no_table(cluster: Pat
     done = [StudyRun("none", 0, {}, record.name, "done", None, record)]
     notes: list[str] = []
     assert row_costs(plan, done, cluster / "tiny", True, notes.append) == {}
-    assert [note.partition(":")[0] for note in notes] == ["costs were not measured"]
-    assert "job 7 left SLURM's queue without a result" in notes[0]
+    measuring, lost = notes
+    assert measuring == "measuring latency, training speed and memory of 1 row"
+    assert lost.startswith("costs were not measured: ")
+    assert "job 7 left SLURM's queue without a result" in lost
     script = next(cluster.rglob("*submission.sh")).read_text()
     assert "#SBATCH --ntasks-per-node=1" in script
     # The next call tries again.

@@ -14,6 +14,7 @@ from PIL import Image
 from necklace.data.datamodule import DataModule
 from necklace.options.errors import OptionError
 from necklace.record import Record, read_record
+from necklace.run.conditions import versions
 from necklace.run.history import History
 from necklace.run.runner import RunFailed, RunRefused, run, words_of
 from tests.conftest import CONFIGS, SMALL, compose_train, spec_of
@@ -394,6 +395,18 @@ def test_what_fails_before_the_first_step_leaves_nothing_behind(train_run: Train
         train_run("epochs=1", "rerun=true", "trainer.accelerator=hpu")
     assert read_record(folder / "record.json") == record  # what it was to replace stands again
     assert not (folder / "FAILED").exists()
+
+
+def test_a_package_that_is_missing_is_named_before_the_training(
+    train_run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("necklace.run.conditions.PACKAGES", ("torch", "not-a-package"))
+        versions.cache_clear()
+        with pytest.raises(RunRefused, match=r"^not-a-package: is not installed"):
+            train_run("epochs=1")
+    versions.cache_clear()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [".locks"]
 
 
 def test_an_error_has_words() -> None:

@@ -8,8 +8,9 @@
 # OUT     an empty folder for gpu_check.json and logs
 # WHEELS  a folder of wheels to install into a folder of their own, where python3 lacks packages (it has torch >= 2.11,
 #         torchvision, pytorch-lightning, torchmetrics and timm)
+# SLOTS   in the environment: runs of the study at a time, 14 if not given, for 16 cores
 set -uo pipefail
-[ $# -ge 2 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 2; }
 DATA=$(realpath "$1") OUT=$(realpath -m "$2") WHEELS=${3:+$(realpath "$3")}
 cd "$(dirname "$(realpath "$0")")/.."
 SCRATCH=$(mktemp -d) STARTED=$(date +%s)
@@ -43,13 +44,14 @@ rows:
   - {neck: [none, spp, sppf, focal, focal_block]}
 same: [spp, sppf]
 STUDY
-study() { (cd "$SCRATCH" && python3 -m necklace.cli.main ablate gpu_fast hydra.launcher.slots="${SLOTS:-5}"); }
+study() { (cd "$SCRATCH" && python3 -m necklace.cli.main ablate gpu_fast "$@"); }
 export -f study
 export SCRATCH
 
 step tests 100 python3 -m pytest -q -p no:cacheprovider -p no:benchmark -n 4 -m gpu tests/test_on_gpu.py
-step study 220 bash -c study
-step necks 60 python3 -m necklace.cli.main bench necks --device cuda --rounds 5 --out "$OUT/necks"
+step study 250 bash -c "study hydra.launcher.slots=${SLOTS:-14}"
+step table 30 bash -c "study --table"  # of what is done, where the time did not suffice
+step necks 50 python3 -m necklace.cli.main bench necks --device cuda --rounds 5 --out "$OUT/necks"
 mkdir -p "$OUT/study"
 cp "$SCRATCH"/experiments/gpu_fast/{study.yaml,table.md,runs.csv} "$OUT/study"/ 2>/dev/null
 

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import closing
+from importlib.metadata import PackageNotFoundError
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -153,6 +154,7 @@ def _lead(spec: RunSpec, ranks: Ranks, interactive: bool, told: list[str] | None
             return record
         if not (interactive or again) and rerun != "failed" and folder.failed_path.exists():
             raise RunFailedBefore(f"{folder.path}: has failed; rerun=failed tries again")
+        _check_installed()
         check_loggers(spec)
 
         def prepare() -> None:
@@ -163,6 +165,19 @@ def _lead(spec: RunSpec, ranks: Ranks, interactive: bool, told: list[str] | None
             ranks.train(folder, folder.latest)
 
         return _train(spec, folder, prepare, ranks, console, started)
+
+
+def _check_installed() -> None:
+    """The record states versions: a package that is missing ends the run before its training, not behind it.
+
+    Raises:
+        RunRefused: A package that this project needs is not installed.
+    """
+    try:
+        versions()
+    except PackageNotFoundError as error:
+        name = error.name
+        raise RunRefused(f"{name}: is not installed, and a record states its version; pip install {name}") from error
 
 
 def _record_or_aside(folder: RunFolder, spec: RunSpec, note: Callable[[str], object]) -> Record | None:

@@ -57,7 +57,7 @@ def row_costs(
         runs: Its runs; rows without a finished one have no costs.
         folder: The study's folder.
         measure: Whether to measure what is not known.
-        note: Is given a sentence where a job that was to measure them did not; the next call tries again.
+        note: Is told that they are measured, and where a job that was to measure them did not; the next call tries again.
     """
     done = {run.record.hash for run in runs if run.record}
     first = {run.row: run for run in reversed(plan.runs) if run.spec.hash in done}
@@ -76,6 +76,7 @@ def row_costs(
         if known().keys() == rows.keys():
             return known()
         configs = {row: run.spec.resolved for row, run in rows.items()}
+        note(f"measuring latency, training speed and memory of {len(rows)} row{'s' * (len(rows) != 1)}")
         if elsewhere.is_slurm(plan):
             returned = _in_a_job(plan, configs, marks)
             if (error := error_of(returned)) is not None:

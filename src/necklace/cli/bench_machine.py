@@ -58,7 +58,7 @@ class Machine:
         capability = f", {torch.backends.cpu.get_cpu_capability()}" if self._device.type == "cpu" else ""
         after = self._load()
         return [
-            f"machine: {device_name(self._device)}{capability}, {CORES} cores, {self._words()} at a time",
+            f"machine: {device_name(self._device)}{capability}, {CORES} core{'s' * (CORES != 1)}, {self._words()} at a time",
             f"versions: {', '.join(f'{name} {version}' for name, version in versions().items())}",
             f"allocator: {'freed memory is kept (mallopt)' if self._keeps else 'as the C library has it'}",
             f"load: {self._before} before, {after} after; wall / CPU of {self._words()}, and averages",
